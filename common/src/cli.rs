@@ -1,0 +1,369 @@
+//! What a service is told: variables and flags to a checked `Config`, and the page that `--help`
+//! prints. Every mistake is one line that names the setting, what it held and what it takes.
+
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::net::IpAddr;
+
+/// Something that a service can be told.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The environment variable; the flag has the same name in lower case, with dashes.
+    pub variable: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// What holds where nothing is said; `None` must be said.
+    pub default: Option<&'static str>,
+    /// What it does, and why the default is what it is.
+    pub meaning: &'static str,
+}
+
+/// What a setting takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// An address to listen on.
+    Address,
+    /// A port to listen on.
+    Port,
+    /// A port to connect to, which cannot be 0.
+    PeerPort,
+    /// The name or address of a host to connect to.
+    Host,
+    /// A whole number within these bounds.
+    Number(u64, u64),
+    /// One of these words.
+    Word(&'static [&'static str]),
+}
+
+/// What a service is and can be told.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// Its name.
+    pub name: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// What it does, in one sentence.
+    pub summary: &'static str,
+    /// Whether it calls a backend.
+    pub calls_backend: bool,
+    /// Its settings, table after table.
+    pub settings: &'static [&'static [Setting]],
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// To serve.
+    Serve(Config),
+    /// To ask a service that runs already whether it is well.
+    Healthcheck(Config),
+    /// To print this, and no more.
+    Print(String),
+}
+
+/// Every setting's value, checked.
+#[derive(Debug)]
+pub struct Config(Vec<(&'static str, String)>);
+
+impl Config {
+    /// The value of a variable that stands in the table.
+    pub fn text(&self, variable: &str) -> &str {
+        let found = self.0.iter().find(|(name, _)| *name == variable);
+        found.map(|(_, value)| value.as_str()).expect("the setting stands in a table")
+    }
+
+    /// The same, of a number or a port.
+    pub fn number(&self, variable: &str) -> u64 {
+        self.text(variable).parse().expect("numbers are checked when they are read")
+    }
+}
+
+/// Reads the arguments (without the program's name) and the environment. A flag goes before its
+/// variable, and an empty variable counts as not set. `Err` is the line to print.
+pub fn read(
+    about: &About,
+    arguments: impl IntoIterator<Item = OsString>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, String> {
+    let settings = || about.settings.iter().copied().flatten();
+    let mut flags: Vec<(&Setting, String)> = Vec::new();
+    let mut healthcheck = false;
+    let mut arguments = arguments.into_iter().map(shown);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "healthcheck" => healthcheck = true,
+            "--help" | "-h" => return Ok(Command::Print(help(about))),
+            "--version" | "-V" => {
+                return Ok(Command::Print(format!("{} {}\n", about.name, about.version)));
+            }
+            _ => {
+                let (name, value) = match argument.split_once('=') {
+                    Some((name, value)) => (name, Some(value.to_owned())),
+                    None => (argument.as_str(), None),
+                };
+                let setting = settings().find(|setting| setting.flag() == name);
+                let setting =
+                    setting.ok_or_else(|| format!("{argument:?} is not known here; see --help"))?;
+                let value = value.or_else(|| arguments.next());
+                let missing = || format!("{name} needs a value: {}", setting.kind.takes());
+                flags.push((setting, value.ok_or_else(missing)?));
+            }
+        }
+    }
+    let mut values = Vec::new();
+    for setting in settings() {
+        let flag = flags.iter().rfind(|(flag, _)| flag.variable == setting.variable);
+        let said = match flag {
+            Some((_, value)) => Some((setting.flag(), value.clone())),
+            None => variable(setting.variable)
+                .map(shown)
+                .filter(|value| !value.is_empty())
+                .map(|value| (setting.variable.to_owned(), value)),
+        };
+        let value = match (said, setting.default) {
+            (Some((name, value)), _) => setting.kind.check(&value).ok_or_else(|| {
+                format!("{name} holds {value:?}; it takes {}", setting.kind.takes())
+            })?,
+            (None, Some(default)) => default.to_owned(),
+            // To ask oneself how one is, nobody else need be known.
+            (None, None) if healthcheck => String::new(),
+            (None, None) => {
+                let (name, takes) = (setting.variable, setting.kind.takes());
+                return Err(format!("{name} is not set; it takes {takes}"));
+            }
+        };
+        values.push((setting.variable, value));
+    }
+    let config = Config(values);
+    Ok(if healthcheck { Command::Healthcheck(config) } else { Command::Serve(config) })
+}
+
+/// As text, whatever it holds: what is not UTF-8 fits no setting, and is shown in the mistake.
+fn shown(value: OsString) -> String {
+    value.to_string_lossy().into_owned()
+}
+
+impl Setting {
+    fn flag(&self) -> String {
+        format!("--{}", self.variable.to_ascii_lowercase().replace('_', "-"))
+    }
+}
+
+impl Kind {
+    fn takes(self) -> String {
+        match self {
+            Kind::Address => "an IP address".to_owned(),
+            Kind::Port => "a port, 0 to 65535 (0: any free one)".to_owned(),
+            Kind::PeerPort => "a port, 1 to 65535".to_owned(),
+            Kind::Host => "a host name or an IP address, without scheme, port and path".to_owned(),
+            Kind::Number(min, max) => format!("a whole number, {min} to {max}"),
+            Kind::Word(words) => words.join(" or "),
+        }
+    }
+
+    /// The value as the service shall see it, or `None` if it does not fit.
+    fn check(self, value: &str) -> Option<String> {
+        let fits = match self {
+            Kind::Address => value.parse::<IpAddr>().is_ok(),
+            Kind::Port => number(value).is_some_and(|port| port <= 65535),
+            Kind::PeerPort => number(value).is_some_and(|port| (1..=65535).contains(&port)),
+            Kind::Host => return host(value).map(str::to_owned),
+            Kind::Number(min, max) => number(value).is_some_and(|n| (min..=max).contains(&n)),
+            Kind::Word(words) => words.contains(&value),
+        };
+        fits.then(|| value.to_owned())
+    }
+}
+
+/// Digits only: `str::parse` would take a sign.
+fn number(value: &str) -> Option<u64> {
+    value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok())?
+}
+
+/// A host, out of what people write for one: `http://` before it and `/` behind it are forgiven.
+fn host(value: &str) -> Option<&str> {
+    let host = value.strip_prefix("http://").unwrap_or(value);
+    let host = host.strip_suffix('/').unwrap_or(host);
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let is_name = |host: &str| {
+        let label = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        (1..=253).contains(&host.len()) && host.bytes().all(label)
+    };
+    match bare.parse::<IpAddr>() {
+        Ok(_) => Some(bare),
+        Err(_) => is_name(host).then_some(host),
+    }
+}
+
+fn help(about: &About) -> String {
+    let name = about.name;
+    let mut page = format!(
+        "{name} {}: {}\n\nusage: {name} [FLAGS]              serve\n       {name} healthcheck [FLAGS]  \
+         ask GET /healthz of the service that runs here; exit 0 or 1\n       {name} --help | \
+         --version\n\nEach setting is a variable and a flag; the flag goes first, and an empty \
+         variable counts as not set.\n",
+        about.version, about.summary,
+    );
+    for setting in about.settings.iter().copied().flatten() {
+        let default =
+            setting.default.map_or("required".to_owned(), |value| format!("default {value}"));
+        let (variable, flag, takes) = (setting.variable, setting.flag(), setting.kind.takes());
+        let _ = write!(page, "\n  {variable}, {flag}\n      {takes}; {default}\n");
+        for line in setting.meaning.lines() {
+            let _ = writeln!(page, "      {line}");
+        }
+    }
+    page.push_str("\nexit codes: 0 ended as asked, 1 failed, 2 wrong setting\n");
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ABOUT: About = About {
+        name: "it",
+        version: "1.2.3",
+        summary: "does it.",
+        calls_backend: false,
+        settings: &[&[
+            Setting { variable: "HOST", kind: Kind::Address, default: Some("::"), meaning: "" },
+            Setting { variable: "PORT", kind: Kind::Port, default: Some("8001"), meaning: "" },
+            Setting { variable: "PEER", kind: Kind::Host, default: None, meaning: "whom" },
+            Setting {
+                variable: "PEER_PORT",
+                kind: Kind::PeerPort,
+                default: Some("1"),
+                meaning: "",
+            },
+            Setting {
+                variable: "WAIT_MS",
+                kind: Kind::Number(1, 60_000),
+                default: Some("50"),
+                meaning: "first\nsecond",
+            },
+            Setting {
+                variable: "COLOR",
+                kind: Kind::Word(&["on", "off"]),
+                default: Some("on"),
+                meaning: "",
+            },
+        ]],
+    };
+
+    fn reading(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Command, String> {
+        let variable = |name: &str| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
+        };
+        read(&ABOUT, arguments.iter().map(OsString::from), variable)
+    }
+
+    #[test]
+    fn flags_go_before_variables_and_variables_before_defaults() {
+        let variables = [("PEER", "b"), ("PORT", "1"), ("WAIT_MS", ""), ("COLOR", "off")];
+        let arguments = ["--port", "2", "--port=3"];
+        let Ok(Command::Serve(config)) = reading(&arguments, &variables) else { panic!() };
+        assert_eq!(config.number("PORT"), 3);
+        assert_eq!(config.number("WAIT_MS"), 50);
+        assert_eq!(config.text("COLOR"), "off");
+        assert_eq!(config.text("HOST"), "::");
+    }
+
+    #[test]
+    fn a_mistake_names_the_setting_what_it_held_and_what_it_takes() {
+        for (arguments, variables, line) in [
+            (
+                &[][..],
+                &[][..],
+                "PEER is not set; it takes a host name or an IP address, without scheme, port and path",
+            ),
+            (
+                &[],
+                &[("PEER", "")],
+                "PEER is not set; it takes a host name or an IP address, without scheme, port and path",
+            ),
+            (
+                &[],
+                &[("PEER", "b"), ("PORT", "+80")],
+                "PORT holds \"+80\"; it takes a port, 0 to 65535 (0: any free one)",
+            ),
+            (
+                &[],
+                &[("PEER", "b"), ("PORT", "65536")],
+                "PORT holds \"65536\"; it takes a port, 0 to 65535 (0: any free one)",
+            ),
+            (
+                &[],
+                &[("PEER", "b"), ("PEER_PORT", "0")],
+                "PEER_PORT holds \"0\"; it takes a port, 1 to 65535",
+            ),
+            (
+                &["--wait-ms", "0"],
+                &[("PEER", "b")],
+                "--wait-ms holds \"0\"; it takes a whole number, 1 to 60000",
+            ),
+            (
+                &["--wait-ms"],
+                &[("PEER", "b")],
+                "--wait-ms needs a value: a whole number, 1 to 60000",
+            ),
+            (&["--color=red\n"], &[("PEER", "b")], "--color holds \"red\\n\"; it takes on or off"),
+            (
+                &[],
+                &[("PEER", "b"), ("HOST", "here")],
+                "HOST holds \"here\"; it takes an IP address",
+            ),
+            (&["serve"], &[("PEER", "b")], "\"serve\" is not known here; see --help"),
+        ] {
+            assert_eq!(reading(arguments, variables).unwrap_err(), line);
+        }
+    }
+
+    #[test]
+    fn a_host_is_forgiven_its_scheme_and_slash_and_nothing_else() {
+        for (value, host) in [
+            ("api-backend", Some("api-backend")),
+            ("http://api-backend", Some("api-backend")),
+            ("http://api-backend/", Some("api-backend")),
+            ("api_backend.example.", Some("api_backend.example.")),
+            ("127.0.0.1", Some("127.0.0.1")),
+            ("::1", Some("::1")),
+            ("[::1]", Some("::1")),
+            ("https://api-backend", None),
+            ("api-backend:8001", None),
+            ("api-backend/path", None),
+            ("http://", None),
+            ("a b", None),
+            ("a\r\nX: y", None),
+            ("h\u{e9}", None),
+            ("", None),
+        ] {
+            assert_eq!(super::host(value), host, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_healthcheck_needs_nothing_that_only_serving_needs() {
+        let Ok(Command::Healthcheck(config)) = reading(&["healthcheck"], &[("PORT", "9")]) else {
+            panic!()
+        };
+        assert_eq!(config.number("PORT"), 9);
+    }
+
+    #[test]
+    fn help_names_every_setting_with_its_flag_and_default() {
+        let Ok(Command::Print(page)) = reading(&["--help"], &[]) else { panic!() };
+        for part in [
+            "it 1.2.3: does it.",
+            "PEER, --peer\n",
+            "required",
+            "--wait-ms",
+            "default 50",
+            "      first\n      second\n",
+        ] {
+            assert!(page.contains(part), "{part:?} in {page}");
+        }
+        let Ok(Command::Print(version)) = reading(&["-V"], &[]) else { panic!() };
+        assert_eq!(version, "it 1.2.3\n");
+    }
+}

@@ -1,0 +1,285 @@
+//! The server's half of a connection without the connection: bytes in, requests out; responses
+//! in, bytes out. Requests may be taken ahead; their responses are given in the same order.
+
+use super::body::{Body, Of, Piece};
+use super::head::{self, RequestHead};
+use super::{Date, Limits, Method, Refusal, Request, Response, Then, Version};
+
+/// Empty lines before a request line that are forgiven (RFC 9112 section 2.2): some old clients
+/// send one after a body.
+const EMPTY_LINES_MAX: u8 = 4;
+
+/// What a conversation is waiting for from its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The first byte of a request.
+    Idle,
+    /// The rest of a head.
+    Head,
+    /// The rest of a body.
+    Body,
+    /// Nothing: no request will be taken any more.
+    Over,
+}
+
+/// One connection's requests and responses.
+#[derive(Debug)]
+pub struct Conversation {
+    limits: Limits,
+    state: State,
+    room: Room,
+    /// How much of the inbound bytes has been taken, how far the head after it was searched.
+    taken: usize,
+    searched: usize,
+    empty_lines: u8,
+    /// How much of the outbound bytes has been sent.
+    sent: usize,
+    /// Requests that were taken and not answered yet.
+    unanswered: usize,
+    owes_continue: bool,
+}
+
+/// The buffers of a conversation: only one that has bytes under way needs them.
+#[derive(Debug, Default)]
+pub struct Room {
+    inbound: Vec<u8>,
+    outbound: Vec<u8>,
+}
+
+impl Room {
+    /// Bytes of memory.
+    pub fn capacity(&self) -> usize {
+        self.inbound.capacity() + self.outbound.capacity()
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    Head,
+    /// Behind a head of so many bytes, which is kept until its request is whole.
+    Body(Body, usize),
+    Refused(Refusal),
+    Over,
+}
+
+/// What must be known of a request when its answer is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    head_only: bool,
+    version: Version,
+    then: Then,
+}
+
+impl Asked {
+    /// For an answer that no request asked for: to a refusal, or a greeting before closing.
+    pub const NOTHING: Asked =
+        Asked { head_only: false, version: Version::Http11, then: Then::Close };
+}
+
+impl Conversation {
+    /// A conversation that has just been opened.
+    pub fn new(limits: Limits) -> Conversation {
+        Conversation {
+            limits,
+            state: State::Head,
+            room: Room::default(),
+            taken: 0,
+            searched: 0,
+            empty_lines: 0,
+            sent: 0,
+            unanswered: 0,
+            owes_continue: false,
+        }
+    }
+
+    /// Takes in what the peer sent.
+    pub fn receive(&mut self, bytes: &[u8]) {
+        if self.taken > 0 {
+            self.room.inbound.drain(..self.taken);
+            self.searched = self.searched.saturating_sub(self.taken);
+            self.taken = 0;
+        }
+        self.room.inbound.extend_from_slice(bytes);
+    }
+
+    /// The next whole request and what its answer will need; `None` until more was received.
+    /// A refusal is final: the same comes again, and nothing more is taken.
+    pub fn request(&mut self) -> Result<Option<(Request<'_>, Asked)>, Refusal> {
+        match self.advance() {
+            Ok(None) => Ok(None),
+            Ok(Some(length)) => self.give(length).map(Some),
+            Err(refusal) => {
+                self.state = State::Refused(refusal);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Writes the answer to the earliest request that has none yet.
+    pub fn reply(&mut self, asked: Asked, response: &Response, then: Then, date: &Date) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        let connection = match (asked.then, then, asked.version) {
+            (Then::Keep, Then::Keep, Version::Http11) => None,
+            (Then::Keep, Then::Keep, Version::Http10) => Some(Then::Keep),
+            _ => Some(Then::Close),
+        };
+        head::write_response(response, date, connection, !asked.head_only, &mut self.room.outbound);
+        if connection == Some(Then::Close) {
+            self.state = State::Over;
+        }
+        self.offer_to_continue();
+    }
+
+    /// Ends the taking of requests without a word.
+    pub fn end(&mut self) {
+        self.state = State::Over;
+    }
+
+    /// What is to be sent.
+    pub fn outgoing(&self) -> &[u8] {
+        self.room.outbound.get(self.sent..).unwrap_or_default()
+    }
+
+    /// Notes that so many outgoing bytes were sent.
+    pub fn sent(&mut self, count: usize) {
+        self.sent += count;
+        if self.sent >= self.room.outbound.len() {
+            self.room.outbound.clear();
+            self.sent = 0;
+        }
+    }
+
+    /// What the peer is waited for.
+    pub fn stage(&self) -> Stage {
+        match self.state {
+            State::Head if self.is_caught_up() => Stage::Idle,
+            State::Head => Stage::Head,
+            State::Body(..) => Stage::Body,
+            State::Refused(_) | State::Over => Stage::Over,
+        }
+    }
+
+    /// Whether all that was received has been taken.
+    pub fn is_caught_up(&self) -> bool {
+        self.taken == self.room.inbound.len()
+    }
+
+    /// Whether it has no buffers.
+    pub fn is_resting(&self) -> bool {
+        self.room.capacity() == 0
+    }
+
+    /// Gives it buffers to use, in place of the empty ones of a conversation at rest.
+    pub fn lend(&mut self, room: Room) {
+        debug_assert!(self.room.inbound.is_empty() && self.room.outbound.is_empty());
+        self.room = room;
+    }
+
+    /// Takes its buffers back if no bytes are under way.
+    pub fn rest(&mut self) -> Option<Room> {
+        if self.taken < self.room.inbound.len() || !self.room.outbound.is_empty() {
+            return None;
+        }
+        (self.taken, self.searched) = (0, 0);
+        self.room.inbound.clear();
+        Some(std::mem::take(&mut self.room))
+    }
+
+    /// Moves on to the next whole request; the length of its head.
+    fn advance(&mut self) -> Result<Option<usize>, Refusal> {
+        if let State::Head = self.state {
+            self.skip_empty_lines()?;
+            let fresh = self.room.inbound.get(self.taken..).unwrap_or_default();
+            if fresh.first().is_some_and(|&byte| byte != b'\r' && !head::may_begin(byte)) {
+                return Err(Refusal::StartLine);
+            }
+            let mut searched = self.searched.saturating_sub(self.taken);
+            let end = head::end(fresh, &mut searched)?;
+            self.searched = self.taken + searched;
+            let max = self.limits.head_bytes_max;
+            let Some(length) = end.filter(|&length| length <= max) else {
+                return match fresh.len() > max {
+                    true if fresh.get(..max).is_some_and(|head| head.contains(&b'\n')) => {
+                        Err(Refusal::HeadTooLarge)
+                    }
+                    true => Err(Refusal::TargetTooLong),
+                    false => Ok(None),
+                };
+            };
+            let head = head::request(fresh.get(..length).unwrap_or_default())?;
+            let body = Body::of(Of::Request, head.version, &head.digest, &self.limits)?;
+            if body.is_empty() {
+                return Ok(Some(length));
+            }
+            self.owes_continue = head.digest.expects_continue && head.version == Version::Http11;
+            self.state = State::Body(body, length);
+        }
+        let State::Body(body, length) = &mut self.state else {
+            return match self.state {
+                State::Refused(refusal) => Err(refusal),
+                _ => Ok(None),
+            };
+        };
+        // The head stays where it is, and what follows it moves up as the body is dropped.
+        let start = self.taken + *length;
+        let mut input = self.room.inbound.get(start..).unwrap_or_default();
+        let before = input.len();
+        let end = loop {
+            match body.piece(&mut input)? {
+                Piece::Data(_) => {}
+                Piece::More => break None,
+                Piece::End => break Some(*length),
+            }
+        };
+        let dropped = before - input.len();
+        self.room.inbound.drain(start..start + dropped);
+        self.owes_continue &= dropped == 0 && end.is_none();
+        self.offer_to_continue();
+        Ok(end)
+    }
+
+    /// Takes the request whose head has this length.
+    fn give(&mut self, length: usize) -> Result<(Request<'_>, Asked), Refusal> {
+        let start = self.taken;
+        self.taken += length;
+        self.searched = self.taken;
+        self.state = State::Head;
+        self.empty_lines = 0;
+        self.unanswered += 1;
+        // Read again rather than kept: only a request with a body is read twice.
+        let head = self.room.inbound.get(start..self.taken).unwrap_or_default();
+        let RequestHead { method, path, version, fields, digest } = head::request(head)?;
+        let keeps = match version {
+            Version::Http11 => !digest.close,
+            Version::Http10 => digest.keep_alive && !digest.close,
+        };
+        let then = if keeps { Then::Keep } else { Then::Close };
+        if then == Then::Close {
+            self.state = State::Over;
+        }
+        let asked = Asked { head_only: method == Method::Head, version, then };
+        Ok((Request { method, path, version, fields }, asked))
+    }
+
+    fn skip_empty_lines(&mut self) -> Result<(), Refusal> {
+        while let Some([b'\r', b'\n', ..]) = self.room.inbound.get(self.taken..) {
+            self.empty_lines += 1;
+            if self.empty_lines > EMPTY_LINES_MAX {
+                return Err(Refusal::StartLine);
+            }
+            self.taken += 2;
+        }
+        match self.room.inbound.get(self.taken..) {
+            Some([b'\r', other, ..]) if *other != b'\n' => Err(Refusal::StartLine),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends `100 Continue` once no earlier answer is due before it (RFC 9110 section 10.1.1).
+    fn offer_to_continue(&mut self) {
+        if self.owes_continue && self.unanswered == 0 {
+            self.owes_continue = false;
+            self.room.outbound.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+    }
+}

@@ -1,0 +1,634 @@
+//! Futures, time and readiness on one thread, taught from top to bottom.
+//!
+//! A worker is a thread with its own epoll and its own tasks; nothing is handed over between
+//! workers. Each turn of its loop polls what was woken, sleeps in the kernel until a socket is
+//! ready or a deadline has come, and marks the tasks that this wakes. Three rules keep it small:
+//!
+//! - A task's deadline is whatever its last poll asked for. The loop forgets it before the next
+//!   poll, so a wait that is dropped leaves nothing behind, and setting one is a single store.
+//! - A source joins the epoll when it first has nothing to give, once and for both directions.
+//!   Until then, and from each event on, it is taken to be ready: try, and see.
+//! - A wake-up may come for nothing. So shutting down wakes everyone, and asks nobody to register.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use crate::sys::{self, Epoll};
+
+/// Polls between two looks at the kernel: no chain of tasks waking each other can keep the
+/// sockets waiting.
+const POLLS_A_TURN_MAX: usize = 4096;
+
+/// The token of a worker's bell; sources count from 0.
+const BELL: u64 = u64::MAX;
+
+thread_local! {
+    static WORKER: OnceCell<Rc<Worker>> = const { OnceCell::new() };
+}
+
+/// Makes this thread a worker and drives `first` to its end. Tasks that are still there then are
+/// dropped. Once a thread.
+pub fn run<T>(ending: &Ending, first: impl Future<Output = T>) -> io::Result<T> {
+    let worker = Rc::new(Worker::new(ending)?);
+    let ours = WORKER.with(|slot| slot.set(Rc::clone(&worker)).is_ok());
+    assert!(ours, "one thread is one worker");
+    let result = worker.drive(pin!(first));
+    // Dropping a task may wake others, or spawn: not while the list is held.
+    let left = worker.slots.take();
+    drop(left);
+    result
+}
+
+/// Starts a task on this worker. A panic in it ends it alone.
+pub fn spawn(task: impl Future<Output = ()> + 'static) {
+    worker(|worker| worker.add(Box::pin(task)));
+}
+
+/// When this turn of the loop began: the time at which what it handles became known.
+pub fn now() -> Instant {
+    worker(|worker| worker.now.get())
+}
+
+/// Lets every other task that is ready go first, and the kernel be asked for more.
+pub async fn give_way() {
+    let mut given = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut given, true) {
+            return Poll::Ready(());
+        }
+        poll_again(cx);
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Has this task polled again in the loop's next turn, after everything else that is ready.
+pub fn poll_again(cx: &Context<'_>) {
+    worker(|worker| worker.yielded.borrow_mut().push(cx.waker().clone()));
+}
+
+/// The future's output, or `None` once it is `at` and there is none.
+pub async fn within<F: Future>(at: Instant, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => due(at).map(|()| None),
+    })
+    .await
+}
+
+/// Waits until it is `at`.
+pub async fn sleep_until(at: Instant) {
+    poll_fn(|_| due(at)).await;
+}
+
+/// Ready once it is `at`; before that, this task will be polled again then.
+pub fn due(at: Instant) -> Poll<()> {
+    worker(|worker| {
+        if worker.now.get() >= at {
+            return Poll::Ready(());
+        }
+        worker.wanted.set(earlier(Some(at), worker.wanted.get()));
+        Poll::Pending
+    })
+}
+
+/// What `either` saw first.
+#[derive(Debug)]
+pub enum Either<A, B> {
+    /// The first future's output; the second was dropped.
+    First(A),
+    /// The second future's output; the first was dropped.
+    Second(B),
+}
+
+/// Whichever future is ready first, the first one if both are.
+pub async fn either<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Output> {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = a.as_mut().poll(cx) {
+            return Poll::Ready(Either::First(output));
+        }
+        b.as_mut().poll(cx).map(Either::Second)
+    })
+    .await
+}
+
+/// A flag that is raised once, seen by every task of every worker that runs under it.
+#[derive(Clone, Default)]
+pub struct Ending(Arc<EndingShared>);
+
+#[derive(Default)]
+struct EndingShared {
+    raised: AtomicBool,
+    workers: Mutex<Vec<Arc<Remote>>>,
+}
+
+impl Ending {
+    /// Raises the flag and wakes every task. Any thread may.
+    pub fn raise(&self) {
+        self.0.raised.store(true, Ordering::Release);
+        for worker in lock(&self.0.workers).iter() {
+            worker.everyone.store(true, Ordering::Release);
+            worker.ring();
+        }
+    }
+
+    /// Whether it has been raised.
+    pub fn is_raised(&self) -> bool {
+        self.0.raised.load(Ordering::Acquire)
+    }
+
+    /// Waits until it is raised.
+    pub async fn raised(&self) {
+        poll_fn(|_| if self.is_raised() { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Towards us: reading and accepting.
+    In,
+    /// Away from us: writing and connecting.
+    Out,
+}
+
+/// A non-blocking source of readiness, watched by the worker that made it.
+#[derive(Debug)]
+pub struct Watched<S> {
+    io: S,
+    index: usize,
+}
+
+impl<S: AsFd> Watched<S> {
+    /// A source for this worker alone.
+    pub fn new(io: S) -> Watched<S> {
+        Watched { io, index: worker(|worker| worker.add_source(Sharing::Own)) }
+    }
+
+    /// A source that other workers watch too: each event wakes one of them.
+    pub fn shared(io: S) -> Watched<S> {
+        Watched { io, index: worker(|worker| worker.add_source(Sharing::Exclusive)) }
+    }
+
+    /// The source itself.
+    pub fn get(&self) -> &S {
+        &self.io
+    }
+
+    /// Tries the operation, again after each event, until it is not `WouldBlock`. `Pending` means
+    /// that this task is woken when the source is ready that way.
+    pub fn poll_try<T>(
+        &self,
+        cx: &Context<'_>,
+        direction: Direction,
+        mut operation: impl FnMut(&S) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            if worker(|worker| !worker.source(self.index, |source| source.is_ready(direction))) {
+                return match worker(|worker| worker.await_source(self, direction, cx.waker())) {
+                    Ok(()) => Poll::Pending,
+                    Err(error) => Poll::Ready(Err(error)),
+                };
+            }
+            match operation(&self.io) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    worker(|worker| worker.source(self.index, |source| source.block(direction)));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// `poll_try` as a future.
+    pub async fn attempt<T>(
+        &self,
+        direction: Direction,
+        mut operation: impl FnMut(&S) -> io::Result<T>,
+    ) -> io::Result<T> {
+        poll_fn(|cx| self.poll_try(cx, direction, &mut operation)).await
+    }
+
+    /// Reads what is there; 0 is the end. A short read means that no more is there now, which
+    /// saves the call that would say so.
+    pub fn poll_read(&self, cx: &Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>>
+    where
+        for<'a> &'a S: Read,
+    {
+        let room = into.len();
+        let read = self.poll_try(cx, Direction::In, |mut io| io.read(into));
+        if let Poll::Ready(Ok(count)) = read
+            && (1..room).contains(&count)
+        {
+            worker(|worker| worker.source(self.index, Source::drained));
+        }
+        read
+    }
+}
+
+impl<S> Drop for Watched<S> {
+    fn drop(&mut self) {
+        // The worker may be gone already when a thread ends.
+        let _ = WORKER.try_with(|slot| slot.get().map(|worker| worker.remove_source(self.index)));
+    }
+}
+
+// ---------- below: how it is done ----------
+
+struct Worker {
+    epoll: RefCell<Epoll>,
+    now: Cell<Instant>,
+    slots: RefCell<Vec<Slot>>,
+    free_slots: RefCell<Vec<usize>>,
+    /// Tasks to poll in this turn, and those that gave way until the next.
+    ready: RefCell<VecDeque<usize>>,
+    yielded: RefCell<Vec<Waker>>,
+    /// The deadline that the task being polled has asked for so far.
+    wanted: Cell<Option<Instant>>,
+    /// No task's deadline is earlier than this.
+    next_due: Cell<Option<Instant>>,
+    sources: RefCell<Vec<Source>>,
+    free_sources: RefCell<Vec<usize>>,
+    remote: Arc<Remote>,
+    bell: RefCell<PipeReader>,
+}
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// A place for a task. Task and waker are out while the task is polled; the waker then stays for
+/// the next task, because making one allocates.
+struct Slot {
+    task: Option<Task>,
+    waker: Option<Waker>,
+    deadline: Option<Instant>,
+    queued: bool,
+}
+
+/// The index of the future that `run` was given: it has no slot.
+const FIRST: usize = usize::MAX;
+
+impl Worker {
+    fn new(ending: &Ending) -> io::Result<Worker> {
+        let (bell, rope) = io::pipe()?;
+        let epoll = Epoll::new()?;
+        epoll.watch(bell.as_fd(), sys::READABLE, BELL)?;
+        let remote = Arc::new(Remote {
+            woken: Mutex::default(),
+            everyone: AtomicBool::new(ending.is_raised()),
+            rung: AtomicBool::new(false),
+            rope,
+        });
+        lock(&ending.0.workers).push(Arc::clone(&remote));
+        Ok(Worker {
+            epoll: RefCell::new(epoll),
+            now: Cell::new(Instant::now()),
+            slots: RefCell::default(),
+            free_slots: RefCell::default(),
+            ready: RefCell::default(),
+            yielded: RefCell::default(),
+            wanted: Cell::new(None),
+            next_due: Cell::new(None),
+            sources: RefCell::default(),
+            free_sources: RefCell::default(),
+            remote,
+            bell: RefCell::new(bell),
+        })
+    }
+
+    fn drive<T>(&self, mut first: Pin<&mut impl Future<Output = T>>) -> io::Result<T> {
+        let waker = self.waker(FIRST);
+        let mut context = Context::from_waker(&waker);
+        let mut deadline = None;
+        self.ready.borrow_mut().push_back(FIRST);
+        loop {
+            for _ in 0..POLLS_A_TURN_MAX {
+                let Some(index) = self.ready.borrow_mut().pop_front() else { break };
+                if index != FIRST {
+                    self.poll(index);
+                    continue;
+                }
+                self.wanted.set(None);
+                if let Poll::Ready(output) = first.as_mut().poll(&mut context) {
+                    return Ok(output);
+                }
+                deadline = self.wanted.take();
+            }
+            for waker in self.yielded.take() {
+                waker.wake();
+            }
+            self.await_events(earlier(deadline, self.next_due.get()))?;
+            if deadline.is_some_and(|at| at <= self.now.get()) {
+                deadline = None;
+                self.wake(FIRST);
+            }
+            self.wake_due();
+        }
+    }
+
+    /// Polls one task; a panic ends it as its own end would.
+    fn poll(&self, index: usize) {
+        let Some((mut task, waker)) = self.take_task(index) else { return };
+        self.wanted.set(None);
+        let mut context = Context::from_waker(&waker);
+        let polled = catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(&mut context)));
+        let left = match polled {
+            Ok(Poll::Pending) => Some(task),
+            _ => {
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(task)));
+                self.free_slots.borrow_mut().push(index);
+                None
+            }
+        };
+        let deadline = self.wanted.take().filter(|_| left.is_some());
+        self.next_due.set(earlier(deadline, self.next_due.get()));
+        if let Some(slot) = self.slots.borrow_mut().get_mut(index) {
+            (slot.task, slot.waker, slot.deadline) = (left, Some(waker), deadline);
+        }
+    }
+
+    fn take_task(&self, index: usize) -> Option<(Task, Waker)> {
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.get_mut(index)?;
+        slot.queued = false;
+        let task = slot.task.take()?;
+        slot.waker.take().map(|waker| (task, waker))
+    }
+
+    fn add(&self, task: Task) {
+        let index = self.free_slots.borrow_mut().pop().unwrap_or_else(|| {
+            let mut slots = self.slots.borrow_mut();
+            let waker = Some(self.waker(slots.len()));
+            slots.push(Slot { task: None, waker, deadline: None, queued: false });
+            slots.len() - 1
+        });
+        self.slots.borrow_mut()[index].task = Some(task);
+        self.wake(index);
+    }
+
+    fn waker(&self, index: usize) -> Waker {
+        Waker::from(Arc::new(TaskWaker { index, remote: Arc::clone(&self.remote) }))
+    }
+
+    fn wake(&self, index: usize) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(index)
+            && std::mem::replace(&mut slot.queued, true)
+        {
+            return;
+        }
+        self.ready.borrow_mut().push_back(index);
+    }
+
+    /// Wakes whoever is due. All tasks are looked at, which happens only when the earliest
+    /// deadline known has come: a connection moves its own later with every request.
+    fn wake_due(&self) {
+        let now = self.now.get();
+        if self.next_due.get().is_none_or(|at| at > now) {
+            return;
+        }
+        let mut next = None;
+        let count = self.slots.borrow().len();
+        for index in 0..count {
+            let deadline = self.slots.borrow()[index].deadline;
+            match deadline {
+                Some(at) if at <= now => self.wake(index),
+                later => next = earlier(later, next),
+            }
+        }
+        self.next_due.set(next);
+    }
+
+    /// Sleeps until an event or `next`, and marks what it woke.
+    fn await_events(&self, next: Option<Instant>) -> io::Result<()> {
+        let timeout = match next {
+            _ if !self.ready.borrow().is_empty() => 0,
+            None => -1,
+            Some(at) => milliseconds_until(at),
+        };
+        let mut epoll = self.epoll.borrow_mut();
+        let count = match epoll.wait(timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            waited => waited?,
+        };
+        self.now.set(Instant::now());
+        for (ready, token) in (0..count).map(|index| epoll.event(index)) {
+            if token == BELL {
+                self.answer_bell();
+                continue;
+            }
+            // Another source may have its place since it was closed.
+            if let Some(source) = self.sources.borrow_mut().get_mut(token as u32 as usize)
+                && u64::from(source.generation) == token >> 32
+            {
+                source.rouse(ready);
+            }
+        }
+        Ok(())
+    }
+
+    fn answer_bell(&self) {
+        // The bell is rung again from here on; what was asked for before is done below.
+        let _ = self.bell.borrow_mut().read(&mut [0; 64]);
+        self.remote.rung.store(false, Ordering::SeqCst);
+        for index in std::mem::take(&mut *lock(&self.remote.woken)) {
+            self.wake(index);
+        }
+        if self.remote.everyone.swap(false, Ordering::AcqRel) {
+            self.wake(FIRST);
+            let count = self.slots.borrow().len();
+            (0..count).for_each(|index| self.wake(index));
+        }
+    }
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// How long the kernel may sleep. Rounded up: a timer must be due when its wait is over.
+fn milliseconds_until(at: Instant) -> i32 {
+    let left = at.saturating_duration_since(Instant::now());
+    left.saturating_add(Duration::from_micros(999)).as_millis().try_into().unwrap_or(i32::MAX)
+}
+
+/// What other threads may touch of a worker.
+struct Remote {
+    woken: Mutex<Vec<usize>>,
+    everyone: AtomicBool,
+    rung: AtomicBool,
+    rope: PipeWriter,
+}
+
+impl Remote {
+    fn ring(&self) {
+        if !self.rung.swap(true, Ordering::SeqCst) {
+            let _ = (&self.rope).write(&[1]);
+        }
+    }
+}
+
+struct TaskWaker {
+    index: usize,
+    remote: Arc<Remote>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let here = WORKER.try_with(|slot| match slot.get() {
+            Some(worker) if Arc::ptr_eq(&worker.remote, &self.remote) => {
+                worker.wake(self.index);
+                true
+            }
+            _ => false,
+        });
+        if here != Ok(true) {
+            lock(&self.remote.woken).push(self.index);
+            self.remote.ring();
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Own,
+    Exclusive,
+}
+
+/// What is known of a source's readiness, and whom to wake when it changes.
+struct Source {
+    generation: u32,
+    sharing: Sharing,
+    watched: bool,
+    readable: bool,
+    writable: bool,
+    ended: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl Source {
+    fn is_ready(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::In => self.readable || self.ended,
+            Direction::Out => self.writable,
+        }
+    }
+
+    fn block(&mut self, direction: Direction) {
+        match direction {
+            Direction::In => (self.readable, self.ended) = (false, false),
+            Direction::Out => self.writable = false,
+        }
+    }
+
+    /// After the peer's end no event will come any more: `ended` stays, so that it is read.
+    fn drained(&mut self) {
+        self.readable = false;
+    }
+
+    /// Notes an event. Wakers stay where they are, so that a busy connection clones none.
+    fn rouse(&mut self, ready: u32) {
+        self.ended |= ready & sys::ENDED != 0;
+        self.readable |= ready & sys::READABLE != 0;
+        self.writable |= ready & (sys::WRITABLE | sys::FAILED) != 0;
+        for (direction, waker) in [(Direction::In, &self.reader), (Direction::Out, &self.writer)] {
+            if let Some(waker) = waker
+                && self.is_ready(direction)
+            {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn add_source(&self, sharing: Sharing) -> usize {
+        let mut sources = self.sources.borrow_mut();
+        let index = self.free_sources.borrow_mut().pop().unwrap_or(sources.len());
+        let generation = sources.get(index).map_or(0, |old| old.generation.wrapping_add(1));
+        let source = Source {
+            generation,
+            sharing,
+            watched: false,
+            readable: true,
+            writable: true,
+            ended: false,
+            reader: None,
+            writer: None,
+        };
+        match sources.get_mut(index) {
+            Some(place) => *place = source,
+            None => sources.push(source),
+        }
+        index
+    }
+
+    fn remove_source(&self, index: usize) {
+        self.source(index, |source| {
+            source.generation = source.generation.wrapping_add(1);
+            (source.reader, source.writer) = (None, None);
+        });
+        self.free_sources.borrow_mut().push(index);
+    }
+
+    fn source<T>(&self, index: usize, with: impl FnOnce(&mut Source) -> T) -> T {
+        with(&mut self.sources.borrow_mut()[index])
+    }
+
+    /// Notes whom to wake, and has the kernel watch the source from its first wait on.
+    fn await_source<S: AsFd>(
+        &self,
+        watched: &Watched<S>,
+        direction: Direction,
+        waker: &Waker,
+    ) -> io::Result<()> {
+        self.source(watched.index, |source| {
+            let place = match direction {
+                Direction::In => &mut source.reader,
+                Direction::Out => &mut source.writer,
+            };
+            if !place.as_ref().is_some_and(|old| old.will_wake(waker)) {
+                *place = Some(waker.clone());
+            }
+            if source.watched {
+                return Ok(());
+            }
+            source.watched = true;
+            let interest = sys::EDGE
+                | match source.sharing {
+                    Sharing::Own => sys::READABLE | sys::WRITABLE | sys::ENDED,
+                    // With this flag the kernel takes no other interest.
+                    Sharing::Exclusive => sys::READABLE | sys::EXCLUSIVE,
+                };
+            let token = u64::from(source.generation) << 32 | watched.index as u64;
+            self.epoll.borrow().watch(watched.io.as_fd(), interest, token)
+        })
+    }
+}
+
+fn worker<T>(with: impl FnOnce(&Worker) -> T) -> T {
+    WORKER.with(|slot| with(slot.get().expect("called on a worker's thread")))
+}
+
+/// A lock whose holder panicked holds nothing half-done here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

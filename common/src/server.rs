@@ -1,0 +1,538 @@
+//! Accepting connections, and conversing on each until it ends, is too slow, or the service ends.
+//! What is answered, counted and logged is the service's business, behind the trait `Service`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io::{self, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use crate::http::conversation::{Asked, Conversation, Room, Stage};
+use crate::http::{Date, Limits, Refusal, Request, Response, Then};
+use crate::runtime::{self, Direction, Either, Ending, Watched};
+use crate::sys;
+
+/// Connections that the kernel may complete before they are accepted: a burst of a few thousand
+/// clients. The kernel cuts it down to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+/// One read takes at most this much: a deep pipeline in one call, at one buffer a worker.
+const READ_BYTES_MAX: usize = 64 << 10;
+/// Reads of one connection before the others have their turn.
+const READS_A_TURN_MAX: usize = 4;
+/// Requests of one connection that may wait for their answers: a pipeline's depth.
+const UNANSWERED_MAX: usize = 32;
+/// Unsent answers after which nothing more is read from a client that does not read them.
+const OUTGOING_BYTES_MAX: usize = 64 << 10;
+/// Buffers kept for the next conversations, and the largest that is kept.
+const ROOMS_MAX: usize = 64;
+const ROOM_BYTES_MAX: usize = 64 << 10;
+/// How long a client may take to see an answer that closes while it still sends; afterwards it
+/// may see a reset instead.
+const LINGER: Duration = Duration::from_secs(1);
+/// When ending, how long a silent connection is kept for a request that is on its way already.
+const GRACE: Duration = Duration::from_millis(200);
+/// Connections beyond the limit that are being told so; the others wait in the backlog.
+const TURNED_AWAY_MAX: usize = 64;
+/// The pause after an `accept` that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a server asks of the service behind it.
+pub trait Service: 'static {
+    /// An answer that takes time. Whatever it waits for has been started when it is made.
+    type Later: Future<Output = Response> + Unpin;
+    /// What is kept of a request for `settle`.
+    type Note;
+
+    /// Answers a request.
+    fn answer(&self, request: &Request<'_>, peer: &Peer) -> Answer<Self::Later, Self::Note>;
+    /// Hears that an answer that took time is on its way.
+    fn settle(&self, note: Self::Note, peer: &Peer, response: &Response);
+    /// Answers what could not be taken as a request.
+    fn refuse(&self, refusal: Refusal, peer: &Peer) -> Response;
+    /// Answers a request whose handling panicked.
+    fn apologize(&self) -> Response;
+    /// The present date.
+    fn date(&self) -> Date;
+    /// Whether it wants to know peers' addresses, each of which costs a system call.
+    fn wants_addresses(&self) -> bool;
+    /// Hears what happens to connections.
+    fn notice(&self, event: Event);
+}
+
+/// What a service makes of a request.
+pub enum Answer<L, N> {
+    /// The answer; the service has noted all it needs.
+    Now(Response),
+    /// The answer will come; the note is handed back with it.
+    Later(L, N),
+}
+
+/// What happens to connections.
+#[derive(Debug)]
+pub enum Event {
+    /// One was accepted.
+    Opened,
+    /// One that had been accepted is gone.
+    Closed,
+    /// One came while there were too many.
+    TurnedAway,
+    /// One could not be accepted.
+    NotAccepted(io::Error),
+}
+
+/// Who is at the other end.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its address and port, if the service wants to know them.
+    pub address: Option<Box<str>>,
+}
+
+/// Bounds of a server; the reasons for the defaults stand in `--help`.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Bounds of a request.
+    pub limits: Limits,
+    /// Connections at once, all workers together.
+    pub connections_max: usize,
+    /// Silence between two requests.
+    pub idle: Duration,
+    /// A request's head, from its first byte to the blank line.
+    pub head: Duration,
+    /// A request's body.
+    pub body: Duration,
+    /// A client that takes nothing of its answers.
+    pub write: Duration,
+    /// From the signal to the end.
+    pub drain: Duration,
+}
+
+/// Opens a listener for all workers to share.
+pub fn listen(address: SocketAddr) -> io::Result<Arc<TcpListener>> {
+    let listener = sys::without_delay(TcpListener::bind(address)?)?;
+    listener.set_nonblocking(true)?;
+    sys::lengthen_backlog(&listener, BACKLOG)?;
+    Ok(Arc::new(listener))
+}
+
+/// Serves on this worker until the ending is raised and every connection is gone, or the drain
+/// time is over. `open` counts the connections of all workers.
+pub async fn serve<S: Service>(
+    service: Rc<S>,
+    listener: Arc<TcpListener>,
+    settings: Settings,
+    open: Arc<AtomicUsize>,
+    ending: Ending,
+) {
+    let house = Rc::new(House {
+        service,
+        settings,
+        ending,
+        ended: Cell::new(None),
+        open,
+        inside: Cell::new(0),
+        turned_away: Cell::new(0),
+        emptied: RefCell::new(None),
+        scratch: RefCell::new(vec![0; READ_BYTES_MAX].into_boxed_slice()),
+        rooms: RefCell::default(),
+    });
+    let door = Watched::shared(listener);
+    while let Either::First(accepted) = runtime::either(
+        door.attempt(Direction::In, |door| sys::accept(door)),
+        house.ending.raised(),
+    )
+    .await
+    {
+        house.admit(accepted).await;
+    }
+    // Whoever the kernel has connected already is served too.
+    while let Ok(stream) = sys::accept(door.get()) {
+        house.admit(Ok(stream)).await;
+    }
+    drop(door);
+    let deadline = Instant::now() + house.settings.drain;
+    runtime::within(deadline, house.empty()).await;
+}
+
+/// What the connections of one worker share.
+struct House<S> {
+    service: Rc<S>,
+    settings: Settings,
+    ending: Ending,
+    ended: Cell<Option<Instant>>,
+    open: Arc<AtomicUsize>,
+    inside: Cell<usize>,
+    turned_away: Cell<usize>,
+    emptied: RefCell<Option<Waker>>,
+    /// What is read goes here first, so that a silent connection needs no buffer.
+    scratch: RefCell<Box<[u8]>>,
+    rooms: RefCell<Vec<Room>>,
+}
+
+impl<S: Service> House<S> {
+    async fn admit(self: &Rc<Self>, accepted: io::Result<TcpStream>) {
+        let stream = match accepted {
+            Ok(stream) => stream,
+            // It was gone before we came to it.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return,
+            Err(error) => {
+                self.service.notice(Event::NotAccepted(error));
+                return runtime::sleep_until(Instant::now() + ACCEPT_PAUSE).await;
+            }
+        };
+        let place = Place::take(self);
+        if self.open.load(Ordering::Relaxed) <= self.settings.connections_max {
+            return runtime::spawn(Connection::new(stream, place).run());
+        }
+        self.service.notice(Event::TurnedAway);
+        while self.turned_away.get() >= TURNED_AWAY_MAX && !self.ending.is_raised() {
+            runtime::sleep_until(Instant::now() + ACCEPT_PAUSE).await;
+        }
+        self.turned_away.set(self.turned_away.get() + 1);
+        runtime::spawn(async move {
+            let house = Rc::clone(&place.0);
+            Connection::new(stream, place).turn_away().await;
+            house.turned_away.set(house.turned_away.get() - 1);
+        });
+    }
+
+    /// When the ending was first seen here.
+    fn ended(&self) -> Option<Instant> {
+        if self.ending.is_raised() && self.ended.get().is_none() {
+            self.ended.set(Some(runtime::now()));
+        }
+        self.ended.get()
+    }
+
+    fn keep_room(&self, room: Room) {
+        let mut rooms = self.rooms.borrow_mut();
+        if rooms.len() < ROOMS_MAX && room.capacity() <= ROOM_BYTES_MAX {
+            rooms.push(room);
+        }
+    }
+
+    /// Waits until no connection is left.
+    async fn empty(&self) {
+        poll_fn(|cx| {
+            if self.inside.get() == 0 {
+                return Poll::Ready(());
+            }
+            *self.emptied.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// A connection's place in the house, given back when it is dropped, however that comes.
+struct Place<S: Service>(Rc<House<S>>);
+
+impl<S: Service> Place<S> {
+    fn take(house: &Rc<House<S>>) -> Place<S> {
+        house.open.fetch_add(1, Ordering::Relaxed);
+        house.inside.set(house.inside.get() + 1);
+        house.service.notice(Event::Opened);
+        Place(Rc::clone(house))
+    }
+}
+
+impl<S: Service> Drop for Place<S> {
+    fn drop(&mut self) {
+        let house = &self.0;
+        house.open.fetch_sub(1, Ordering::Relaxed);
+        house.inside.set(house.inside.get() - 1);
+        house.service.notice(Event::Closed);
+        if house.inside.get() == 0
+            && let Some(waker) = house.emptied.take()
+        {
+            waker.wake();
+        }
+    }
+}
+
+/// One client's connection.
+struct Connection<S: Service> {
+    socket: Watched<TcpStream>,
+    peer: Peer,
+    conversation: Conversation,
+    /// Requests taken and not answered, in order.
+    unanswered: VecDeque<Exchange<S>>,
+    /// Whether the client has ended its half of the connection; it may still read.
+    input_ended: bool,
+    parting: Parting,
+    /// What the client is waited for, and since when.
+    stage: Stage,
+    since: Instant,
+    place: Place<S>,
+}
+
+/// A request whose answer is awaited.
+struct Exchange<S: Service> {
+    asked: Asked,
+    answer: Answer<S::Later, S::Note>,
+}
+
+/// How far what was received has been taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    All,
+    AsManyAsMayWait,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parting {
+    /// It was the client's wish, or there is nobody to be told.
+    Plain,
+    /// The client may still be sending: it must see its answer before a reset.
+    Lingering,
+}
+
+impl<S: Service> Connection<S> {
+    fn new(stream: TcpStream, place: Place<S>) -> Connection<S> {
+        let house = &place.0;
+        let wanted = house.service.wants_addresses();
+        let address = wanted.then(|| stream.peer_addr().ok()).flatten().map(|address| {
+            // An IPv4 client of a dual-stack listener is shown as what it is.
+            SocketAddr::new(address.ip().to_canonical(), address.port()).to_string().into()
+        });
+        Connection {
+            socket: Watched::new(stream),
+            peer: Peer { address },
+            conversation: Conversation::new(house.settings.limits),
+            unanswered: VecDeque::new(),
+            input_ended: false,
+            parting: Parting::Plain,
+            stage: Stage::Idle,
+            since: runtime::now(),
+            place,
+        }
+    }
+
+    async fn run(mut self) {
+        if poll_fn(|cx| self.poll(cx)).await == Parting::Lingering {
+            self.linger().await;
+        }
+    }
+
+    async fn turn_away(mut self) {
+        self.refuse(Refusal::Crowded);
+        self.run().await;
+    }
+
+    /// Everything that can be done now, in the order that needs the fewest calls.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Parting> {
+        for _ in 0..READS_A_TURN_MAX {
+            let mut taken = self.take_requests();
+            while self.settle(cx) && taken == Taken::AsManyAsMayWait {
+                taken = self.take_requests();
+            }
+            match self.send(cx) {
+                Poll::Ready(Ok(())) if self.is_over() => return Poll::Ready(self.parting),
+                Poll::Ready(Err(_)) => return Poll::Ready(Parting::Plain),
+                _ => {}
+            }
+            let received = match taken {
+                _ if !self.has_room() || self.is_deaf() => Poll::Pending,
+                // What was sent has made room for what was received before.
+                Taken::AsManyAsMayWait => continue,
+                Taken::All => self.receive(cx),
+            };
+            match received {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Parting::Plain),
+                Poll::Pending => match self.wait() {
+                    Wait::On => return Poll::Pending,
+                    Wait::Over => return Poll::Ready(Parting::Plain),
+                    Wait::Refuse => self.refuse(Refusal::Slow),
+                },
+            }
+        }
+        runtime::poll_again(cx);
+        Poll::Pending
+    }
+
+    /// Writes the answers whose turn has come; whether there were any.
+    fn settle(&mut self, cx: &mut Context<'_>) -> bool {
+        let before = self.unanswered.len();
+        while let Some(Exchange { asked, answer }) = self.unanswered.pop_front() {
+            let service = &self.place.0.service;
+            let response = match answer {
+                Answer::Now(response) => response,
+                Answer::Later(mut later, note) => {
+                    let later_poll = AssertUnwindSafe(|| Pin::new(&mut later).poll(cx));
+                    let response = match catch_unwind(later_poll) {
+                        Ok(Poll::Pending) => {
+                            let answer = Answer::Later(later, note);
+                            self.unanswered.push_front(Exchange { asked, answer });
+                            break;
+                        }
+                        Ok(Poll::Ready(response)) => response,
+                        Err(_) => service.apologize(),
+                    };
+                    service.settle(note, &self.peer, &response);
+                    response
+                }
+            };
+            self.reply(asked, &response);
+        }
+        self.unanswered.len() < before
+    }
+
+    /// Takes and answers what has been received, as far as it goes.
+    fn take_requests(&mut self) -> Taken {
+        while self.has_room() {
+            if self.conversation.stage() == Stage::Over {
+                return Taken::All;
+            }
+            let (request, asked) = match self.conversation.request() {
+                Ok(Some(taken)) => taken,
+                Ok(None) if self.input_ended => {
+                    self.conversation.end();
+                    return Taken::All;
+                }
+                Ok(None) => return Taken::All,
+                Err(refusal) => {
+                    self.refuse(refusal);
+                    return Taken::All;
+                }
+            };
+            let (service, peer) = (&self.place.0.service, &self.peer);
+            let answer = catch_unwind(AssertUnwindSafe(|| service.answer(&request, peer)))
+                .unwrap_or_else(|_| Answer::Now(service.apologize()));
+            self.give(asked, answer);
+        }
+        Taken::AsManyAsMayWait
+    }
+
+    /// Answers a refusal, after the answers that are still owed.
+    fn refuse(&mut self, refusal: Refusal) {
+        self.conversation.end();
+        self.parting = Parting::Lingering;
+        let response = self.place.0.service.refuse(refusal, &self.peer);
+        self.give(Asked::NOTHING, Answer::Now(response));
+    }
+
+    fn give(&mut self, asked: Asked, answer: Answer<S::Later, S::Note>) {
+        match answer {
+            Answer::Now(response) if self.unanswered.is_empty() => self.reply(asked, &response),
+            answer => self.unanswered.push_back(Exchange { asked, answer }),
+        }
+    }
+
+    fn reply(&mut self, asked: Asked, response: &Response) {
+        let house = &self.place.0;
+        // Whatever has been received is answered before the last answer says `close`.
+        let last = self.unanswered.is_empty() && self.conversation.is_caught_up();
+        let then = match last && house.ending.is_raised() {
+            true => Then::Close,
+            false => Then::Keep,
+        };
+        if then == Then::Close {
+            self.parting = Parting::Lingering;
+        }
+        self.conversation.reply(asked, response, then, &house.service.date());
+        self.since = runtime::now();
+    }
+
+    fn send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.conversation.outgoing().is_empty() {
+            let outgoing = self.conversation.outgoing();
+            let written = self.socket.poll_try(cx, Direction::Out, |mut io| io.write(outgoing));
+            self.conversation.sent(ready!(written)?);
+            self.since = runtime::now();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_over(&self) -> bool {
+        self.conversation.stage() == Stage::Over && self.unanswered.is_empty()
+    }
+
+    /// Whether nothing that the client might still send would be taken.
+    fn is_deaf(&self) -> bool {
+        self.input_ended || self.conversation.stage() == Stage::Over
+    }
+
+    /// Whether one more request may wait for its answer, or an answer for the client.
+    fn has_room(&self) -> bool {
+        self.unanswered.len() < UNANSWERED_MAX
+            && self.conversation.outgoing().len() < OUTGOING_BYTES_MAX
+    }
+
+    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let house = &self.place.0;
+        let scratch = &mut **house.scratch.borrow_mut();
+        let count = ready!(self.socket.poll_read(cx, scratch))?;
+        self.input_ended = count == 0;
+        if self.conversation.is_resting() {
+            self.conversation.lend(house.rooms.borrow_mut().pop().unwrap_or_default());
+        }
+        self.conversation.receive(scratch.get(..count).unwrap_or_default());
+        Poll::Ready(Ok(()))
+    }
+
+    /// Nothing can be done now: gives back what is not needed meanwhile, and looks at the time.
+    fn wait(&mut self) -> Wait {
+        let Place(house) = &self.place;
+        if let Some(room) = self.conversation.rest() {
+            house.keep_room(room);
+        }
+        let stage = self.conversation.stage();
+        if std::mem::replace(&mut self.stage, stage) != stage {
+            self.since = runtime::now();
+        }
+        let settings = &house.settings;
+        let (deadline, late) = match stage {
+            _ if !self.conversation.outgoing().is_empty() => {
+                (self.since + settings.write, Wait::Over)
+            }
+            // The service sees to it that its answers come in time.
+            _ if !self.unanswered.is_empty() => return Wait::On,
+            Stage::Idle => match house.ended() {
+                Some(ended) => (ended.max(self.since) + GRACE, Wait::Over),
+                None => (self.since + settings.idle, Wait::Over),
+            },
+            Stage::Head => (self.since + settings.head, Wait::Refuse),
+            Stage::Body => (self.since + settings.body, Wait::Refuse),
+            Stage::Over => return Wait::Over,
+        };
+        match runtime::due(deadline) {
+            Poll::Pending => Wait::On,
+            Poll::Ready(()) => late,
+        }
+    }
+
+    /// Ends our half, and waits a moment for the client to end its own.
+    async fn linger(&mut self) {
+        let _ = self.socket.get().shutdown(Shutdown::Write);
+        let Place(house) = &self.place;
+        let gone = poll_fn(|cx| {
+            let scratch = &mut **house.scratch.borrow_mut();
+            for _ in 0..READS_A_TURN_MAX {
+                if let Ok(0) | Err(_) = ready!(self.socket.poll_read(cx, scratch)) {
+                    return Poll::Ready(());
+                }
+            }
+            runtime::poll_again(cx);
+            Poll::Pending
+        });
+        runtime::within(runtime::now() + LINGER, gone).await;
+    }
+}
+
+/// What a connection does that can do nothing now.
+enum Wait {
+    /// It waits for an event, or for its deadline.
+    On,
+    /// It ends.
+    Over,
+    /// It tells the client that it was too slow.
+    Refuse,
+}

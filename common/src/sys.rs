@@ -1,0 +1,252 @@
+//! The calls that std does not offer, declared by hand against the libc that std links anyway.
+//! The only unsafe code of the workspace: one call a function, its result checked at once and
+//! what it gave owned at once. Linux on `x86_64` and `aarch64`, glibc and musl.
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_uint, c_void};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Something to read, or the end.
+pub(crate) const READABLE: u32 = 0x1;
+/// Room to write.
+pub(crate) const WRITABLE: u32 = 0x4;
+/// An error or a hang-up; the kernel says these unasked.
+pub(crate) const FAILED: u32 = 0x8 | 0x10;
+/// A failure, or the peer's end of sending: a read will tell which.
+pub(crate) const ENDED: u32 = FAILED | 0x2000;
+/// Said once for each change, not again and again while it lasts.
+pub(crate) const EDGE: u32 = 1 << 31;
+/// Of several pollers of one listener, wake one.
+pub(crate) const EXCLUSIVE: u32 = 1 << 28;
+
+/// Ask to end, from a terminal.
+pub const SIGINT: i32 = 2;
+/// The end that cannot be refused.
+pub const SIGKILL: i32 = 9;
+/// Ask to end.
+pub const SIGTERM: i32 = 15;
+/// A child has ended.
+pub const SIGCHLD: i32 = 17;
+
+/// Events taken from the kernel in one call.
+const BATCH: usize = 256;
+
+/// The kernel's `struct epoll_event`, packed on `x86_64` alone.
+#[repr(C)]
+#[cfg_attr(target_arch = "x86_64", repr(packed))]
+#[derive(Clone, Copy)]
+struct EpollEvent {
+    ready: u32,
+    token: u64,
+}
+
+/// `sigset_t`: 1,024 bits in both C libraries, signal 1 the lowest.
+#[repr(C)]
+struct SignalSet([u64; 16]);
+
+#[repr(C)]
+struct Limit {
+    soft: u64,
+    hard: u64,
+}
+
+/// `sockaddr_in` and `sockaddr_in6` in one: the first is 16 bytes long, the second 28.
+#[repr(C, align(4))]
+struct Address([u8; 28]);
+
+unsafe extern "C" {
+    fn epoll_create1(flags: c_int) -> c_int;
+    fn epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, event: *mut EpollEvent) -> c_int;
+    fn epoll_wait(epoll: c_int, events: *mut EpollEvent, max: c_int, timeout_ms: c_int) -> c_int;
+    fn listen(fd: c_int, backlog: c_int) -> c_int;
+    fn accept4(fd: c_int, address: *mut c_void, length: *mut c_uint, flags: c_int) -> c_int;
+    fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
+    fn connect(fd: c_int, address: *const Address, length: c_uint) -> c_int;
+    fn pthread_sigmask(how: c_int, set: *const SignalSet, old: *mut SignalSet) -> c_int;
+    fn signalfd(fd: c_int, set: *const SignalSet, flags: c_int) -> c_int;
+    fn kill(pid: c_int, signal: c_int) -> c_int;
+    fn prctl(option: c_int, ...) -> c_int;
+    fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
+    fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
+}
+
+const CLOEXEC: c_int = 0o2_000_000;
+const NONBLOCK: c_int = 0o4_000;
+
+/// An epoll instance and the batch of events it last gave.
+pub(crate) struct Epoll {
+    fd: OwnedFd,
+    batch: Box<[EpollEvent; BATCH]>,
+}
+
+impl Epoll {
+    pub(crate) fn new() -> io::Result<Epoll> {
+        // SAFETY: no pointer is passed.
+        let fd = owned(unsafe { epoll_create1(CLOEXEC) })?;
+        let batch = Box::new([EpollEvent { ready: 0, token: 0 }; BATCH]);
+        Ok(Epoll { fd, batch })
+    }
+
+    /// Watches `fd` until it is closed; its events carry `token`.
+    pub(crate) fn watch(&self, fd: BorrowedFd<'_>, interest: u32, token: u64) -> io::Result<()> {
+        const ADD: c_int = 1;
+        let mut event = EpollEvent { ready: interest, token };
+        // SAFETY: the event lives through the call, and both descriptors are open.
+        let done = unsafe { epoll_ctl(self.fd.as_raw_fd(), ADD, fd.as_raw_fd(), &raw mut event) };
+        checked(done).map(drop)
+    }
+
+    /// Waits until something is ready or the time is over (-1: for ever); how many events came.
+    pub(crate) fn wait(&mut self, timeout_ms: i32) -> io::Result<usize> {
+        let (epoll, room) = (self.fd.as_raw_fd(), self.batch.as_mut_ptr());
+        // SAFETY: the kernel writes at most `BATCH` events into the array.
+        let count = checked(unsafe { epoll_wait(epoll, room, BATCH as c_int, timeout_ms) })?;
+        Ok(count.unsigned_abs() as usize)
+    }
+
+    /// What is ready, and the token, of an event of the last batch.
+    pub(crate) fn event(&self, index: usize) -> (u32, u64) {
+        let event = self.batch[index];
+        (event.ready, event.token)
+    }
+}
+
+/// A listener's queue of connections not yet accepted; std asks for 128 at most.
+pub(crate) fn lengthen_backlog(listener: &TcpListener, backlog: i32) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and no pointer is passed.
+    checked(unsafe { listen(listener.as_raw_fd(), backlog) }).map(drop)
+}
+
+/// The next connection, non-blocking already: std's `accept` costs one more call for that.
+pub(crate) fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    let fd = listener.as_raw_fd();
+    // SAFETY: a null address tells the kernel not to write one.
+    let peer =
+        unsafe { accept4(fd, std::ptr::null_mut(), std::ptr::null_mut(), CLOEXEC | NONBLOCK) };
+    owned(peer).map(TcpStream::from)
+}
+
+/// A non-blocking connection that is being made: writable once it is, or has failed.
+pub(crate) fn dial(to: &SocketAddr) -> io::Result<TcpStream> {
+    const STREAM: c_int = 1;
+    const IN_PROGRESS: i32 = 115;
+    let (family, address, length) = address(to);
+    // SAFETY: no pointer is passed.
+    let fd = owned(unsafe { socket(family, STREAM | CLOEXEC | NONBLOCK, 0) })?;
+    // SAFETY: the address lives through the call and is at least `length` bytes long.
+    match checked(unsafe { connect(fd.as_raw_fd(), &raw const address, length) }) {
+        Err(error) if error.raw_os_error() != Some(IN_PROGRESS) => Err(error),
+        _ => Ok(TcpStream::from(fd)),
+    }
+}
+
+fn address(to: &SocketAddr) -> (c_int, Address, c_uint) {
+    const INET: u8 = 2;
+    const INET6: u8 = 10;
+    let mut bytes = [0; 28];
+    let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
+    put(2, &to.port().to_be_bytes());
+    let (family, length) = match to {
+        SocketAddr::V4(v4) => {
+            put(4, &v4.ip().octets());
+            (INET, 16)
+        }
+        SocketAddr::V6(v6) => {
+            put(4, &v6.flowinfo().to_be_bytes());
+            put(8, &v6.ip().octets());
+            put(24, &v6.scope_id().to_ne_bytes());
+            (INET6, 28)
+        }
+    };
+    put(0, &u16::from(family).to_ne_bytes());
+    (c_int::from(family), Address(bytes), length)
+}
+
+/// Takes these signals out of their default course, in this thread and all that it starts, and
+/// gives a descriptor to read them from. A blocked signal reaches a process 1 too, to which the
+/// kernel delivers no signal that has only a default action.
+pub(crate) fn signals(wanted: &[i32]) -> io::Result<OwnedFd> {
+    const BLOCK: c_int = 0;
+    let set = SignalSet::of(wanted);
+    // SAFETY: the set lives through the call; a null old set is not written.
+    let failed = unsafe { pthread_sigmask(BLOCK, &raw const set, std::ptr::null_mut()) };
+    if failed != 0 {
+        return Err(io::Error::from_raw_os_error(failed));
+    }
+    // SAFETY: as above; -1 asks for a new descriptor.
+    owned(unsafe { signalfd(-1, &raw const set, CLOEXEC | NONBLOCK) })
+}
+
+impl SignalSet {
+    fn of(signals: &[i32]) -> SignalSet {
+        let mut words = [0; 16];
+        words[0] = signals.iter().fold(0, |set, signal| set | 1 << (signal - 1));
+        SignalSet(words)
+    }
+}
+
+/// Sends a signal to a process that the caller started and has not yet waited for.
+pub fn send_signal(pid: u32, signal: i32) -> io::Result<()> {
+    let pid = c_int::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: no pointer is passed.
+    checked(unsafe { kill(pid, signal) }).map(drop)
+}
+
+/// Makes the kernel end the command's process with SIGKILL once the thread that starts it has
+/// ended, however that came; and gives the process an unblocked set of signals.
+pub fn die_with_parent(command: &mut Command) -> &mut Command {
+    const SET_MASK: c_int = 2;
+    const SET_PDEATHSIG: c_int = 1;
+    let parent = std::process::id();
+    let prepare = move || {
+        let none = SignalSet::of(&[]);
+        // SAFETY: the set lives through the call; a null old set is not written.
+        unsafe { pthread_sigmask(SET_MASK, &raw const none, std::ptr::null_mut()) };
+        // SAFETY: this option takes one number.
+        checked(unsafe { prctl(SET_PDEATHSIG, SIGKILL) })?;
+        // A parent that ended before the line above sends no signal any more.
+        match std::os::unix::process::parent_id() == parent {
+            true => Ok(()),
+            false => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    };
+    // SAFETY: between fork and exec it makes three system calls and allocates nothing.
+    unsafe { command.pre_exec(prepare) }
+}
+
+/// Raises the soft limit of open descriptors to the hard one; the limit in force.
+pub(crate) fn raise_open_files() -> io::Result<u64> {
+    const OPEN_FILES: c_int = 7;
+    let mut limit = Limit { soft: 0, hard: 0 };
+    // SAFETY: the kernel writes one `Limit`.
+    checked(unsafe { getrlimit(OPEN_FILES, &raw mut limit) })?;
+    limit.soft = limit.hard;
+    // SAFETY: the limit lives through the call.
+    checked(unsafe { setrlimit(OPEN_FILES, &raw const limit) })?;
+    Ok(limit.soft)
+}
+
+fn checked(result: c_int) -> io::Result<c_int> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(result),
+    }
+}
+
+fn owned(result: c_int) -> io::Result<OwnedFd> {
+    let fd = checked(result)?;
+    // SAFETY: the call that gave this descriptor has just opened it, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sets `TCP_NODELAY` on a listener, from which accepted connections inherit it: no call for each.
+pub(crate) fn without_delay(listener: TcpListener) -> io::Result<TcpListener> {
+    // std offers the option on streams alone; to the kernel both are sockets.
+    let socket = TcpStream::from(OwnedFd::from(listener));
+    socket.set_nodelay(true)?;
+    Ok(TcpListener::from(OwnedFd::from(socket)))
+}
