@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::process::ExitCode;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -62,7 +61,7 @@ fn main() -> ExitCode {
 fn target(config: &Config) -> Target {
     Target {
         host: config.text("API_BACKEND_URL").to_owned(),
-        port: config.number("API_BACKEND_PORT") as u16,
+        port: config.port("API_BACKEND_PORT"),
         timeout: Duration::from_millis(config.number("BACKEND_TIMEOUT_MS")),
         reuse: if config.text("BACKEND_REUSE") == "on" { Reuse::On } else { Reuse::Off },
         limits: service::limits(config),

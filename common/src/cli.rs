@@ -1,7 +1,7 @@
 //! What a service is told: variables and flags to a checked `Config`, and the page that `--help`
 //! prints. Every mistake is one line that names the setting, what it held and what it takes.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::net::IpAddr;
 
@@ -72,9 +72,14 @@ impl Config {
         found.map(|(_, value)| value.as_str()).expect("the setting stands in a table")
     }
 
-    /// The same, of a number or a port.
+    /// The same, of a number.
     pub fn number(&self, variable: &str) -> u64 {
         self.text(variable).parse().expect("numbers are checked when they are read")
+    }
+
+    /// The same, of a port.
+    pub fn port(&self, variable: &str) -> u16 {
+        self.text(variable).parse().expect("ports are checked when they are read")
     }
 }
 
@@ -88,7 +93,7 @@ pub fn read(
     let settings = || about.settings.iter().copied().flatten();
     let mut flags: Vec<(&Setting, String)> = Vec::new();
     let mut healthcheck = false;
-    let mut arguments = arguments.into_iter().map(shown);
+    let mut arguments = arguments.into_iter().map(|argument| shown(&argument));
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "healthcheck" => healthcheck = true,
@@ -116,7 +121,7 @@ pub fn read(
         let said = match flag {
             Some((_, value)) => Some((setting.flag(), value.clone())),
             None => variable(setting.variable)
-                .map(shown)
+                .map(|value| shown(&value))
                 .filter(|value| !value.is_empty())
                 .map(|value| (setting.variable.to_owned(), value)),
         };
@@ -139,7 +144,7 @@ pub fn read(
 }
 
 /// As text, whatever it holds: what is not UTF-8 fits no setting, and is shown in the mistake.
-fn shown(value: OsString) -> String {
+fn shown(value: &OsStr) -> String {
     value.to_string_lossy().into_owned()
 }
 

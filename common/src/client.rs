@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -166,10 +166,8 @@ impl Client {
         digest: fn(&[u8]) -> Outcome,
         notice: impl Fn(Event) + 'static,
     ) -> Client {
-        let host = match target.host.contains(':') {
-            true => format!("[{}]", target.host),
-            false => target.host.clone(),
-        };
+        let is_v6 = target.host.parse::<Ipv6Addr>().is_ok();
+        let host = if is_v6 { format!("[{}]", target.host) } else { target.host.clone() };
         let closing = match target.reuse {
             Reuse::On => "",
             Reuse::Off => "Connection: close\r\n",
@@ -635,9 +633,9 @@ impl Connection {
         if end.is_err() {
             state.distrust(self.unanswered.len(), runtime::now());
         }
-        let stale = self.served && failure == Failure::Protocol(Refusal::Short);
+        let aged = self.served && failure == Failure::Protocol(Refusal::Short);
         if end.is_err()
-            && (!stale || self.call.has_begun())
+            && (!aged || self.call.has_begun())
             && let Some(index) = self.unanswered.pop_front()
         {
             state.finish(index, Err(failure));
@@ -704,20 +702,20 @@ struct Question(Mutex<(Option<Addresses>, Option<Waker>)>);
 impl Lookup {
     /// Starts the thread, which lives as long as somebody may ask.
     pub fn start(host: &str, port: u16) -> io::Result<Lookup> {
-        let (ask, asked) = mpsc::channel::<Arc<Question>>();
+        let (questions, inbox) = mpsc::channel::<Arc<Question>>();
         let host = host.to_owned();
         std::thread::Builder::new().name("lookup".into()).spawn(move || {
-            while let Ok(first) = asked.recv() {
+            while let Ok(first) = inbox.recv() {
                 // Whoever asked before the look-up began shares its answer.
-                let questions: Vec<_> = std::iter::once(first).chain(asked.try_iter()).collect();
+                let asked: Vec<_> = std::iter::once(first).chain(inbox.try_iter()).collect();
                 let found = (host.as_str(), port).to_socket_addrs();
                 let found: Addresses = found.ok().map(Iterator::collect);
-                for question in questions {
+                for question in asked {
                     question.answer(found.clone().filter(|found| !found.is_empty()));
                 }
             }
         })?;
-        Ok(Lookup(ask))
+        Ok(Lookup(questions))
     }
 
     async fn ask(&self) -> Addresses {

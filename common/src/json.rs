@@ -369,7 +369,7 @@ impl<'a> Reader<'a> {
     fn key(&mut self) -> Result<Token<'a>, Fault> {
         let text = self.text()?;
         self.skip_blanks();
-        self.expect(":")?;
+        self.require(":")?;
         Ok(Token::Key(text))
     }
 
@@ -379,9 +379,9 @@ impl<'a> Reader<'a> {
             b'[' => self.open(Shape::Array),
             b'"' => self.text().map(Token::Text),
             b'-' | b'0'..=b'9' => self.number().map(Token::Number),
-            b'n' => self.expect("null").map(|()| Token::Null),
-            b't' => self.expect("true").map(|()| Token::Bool(true)),
-            b'f' => self.expect("false").map(|()| Token::Bool(false)),
+            b'n' => self.require("null").map(|()| Token::Null),
+            b't' => self.require("true").map(|()| Token::Bool(true)),
+            b'f' => self.require("false").map(|()| Token::Bool(false)),
             _ => Err(self.fault(Problem::Byte)),
         }
     }
@@ -412,7 +412,7 @@ impl<'a> Reader<'a> {
     }
 
     fn text(&mut self) -> Result<Text<'a>, Fault> {
-        self.expect("\"")?;
+        self.require("\"")?;
         let start = self.at;
         loop {
             self.at += plain(self.rest());
@@ -464,7 +464,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn expect(&mut self, word: &str) -> Result<(), Fault> {
+    fn require(&mut self, word: &str) -> Result<(), Fault> {
         if !self.rest().starts_with(word) {
             return Err(self.fault(Problem::Byte));
         }

@@ -513,6 +513,7 @@ enum Sharing {
 }
 
 /// What is known of a source's readiness, and whom to wake when it changes.
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 struct Source {
     generation: u32,
     sharing: Sharing,

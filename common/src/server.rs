@@ -430,11 +430,9 @@ impl<S: Service> Connection<S> {
         let house = &self.place.0;
         // Whatever has been received is answered before the last answer says `close`.
         let last = self.unanswered.is_empty() && self.conversation.is_caught_up();
-        let then = match last && house.ending.is_raised() {
-            true => Then::Close,
-            false => Then::Keep,
-        };
-        if then == Then::Close {
+        let mut then = Then::Keep;
+        if last && house.ending.is_raised() {
+            then = Then::Close;
             self.parting = Parting::Lingering;
         }
         self.conversation.reply(asked, response, then, &house.service.date());

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::cli::{self, Command, Config, Kind, Setting};
@@ -22,6 +23,7 @@ use crate::json;
 use crate::runtime::{self, Direction, Ending, Watched};
 use crate::server::{self, Answer, Event, Peer, Settings};
 use crate::sys;
+use crate::telemetry::Kind::{Counter as Total, Gauge, Histogram as Distribution};
 use crate::telemetry::{self, Counter, Exposition, Histogram, Line, Log, LogFormat};
 
 pub use crate::cli::About;
@@ -266,6 +268,8 @@ struct Desk<R> {
 #[derive(Clone, Copy)]
 struct Clock {
     read: Instant,
+    /// When the next second begins.
+    over: Instant,
     unix_millis: u64,
     date: Date,
 }
@@ -274,16 +278,18 @@ impl Clock {
     fn read(at: Instant) -> Clock {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let unix_millis = unix.as_millis() as u64;
-        Clock { read: at, unix_millis, date: telemetry::http_date(unix_millis / 1000) }
+        let left =
+            Duration::from_secs(1).saturating_sub(Duration::from_nanos(unix.subsec_nanos().into()));
+        Clock {
+            read: at,
+            over: at + left,
+            unix_millis,
+            date: telemetry::http_date(unix_millis / 1000),
+        }
     }
 
     fn unix_millis(&self, at: Instant) -> u64 {
         self.unix_millis + at.saturating_duration_since(self.read).as_millis() as u64
-    }
-
-    /// Whether another second has begun.
-    fn is_over(&self, at: Instant) -> bool {
-        self.unix_millis(at) / 1000 != self.unix_millis / 1000
     }
 }
 
@@ -309,12 +315,12 @@ impl<R: Root> server::Service for Desk<R> {
         let route = Route::of(&request.path);
         match self.decide(route, request, peer) {
             Reply::Now(response) => {
-                let said = Words {
+                let said = self.logs(route).then(|| Words {
                     method: request.method.token(),
                     path: &request.path,
                     user_agent: request.fields.get("user-agent"),
-                };
-                self.record(route, runtime::now(), peer, &response, Some(said));
+                });
+                self.record(route, runtime::now(), peer, &response, said);
                 Answer::Now(response)
             }
             Reply::Later(later) => {
@@ -344,8 +350,9 @@ impl<R: Root> server::Service for Desk<R> {
             self.meter.refusals[counter].add(1);
         }
         let response = error(refusal.status(), refusal.phrase());
-        let said = Words { method: b"-", path: b"-", user_agent: None };
-        self.record(Route::Other, runtime::now(), peer, &response, Some(said));
+        let words = Words { method: b"-", path: b"-", user_agent: None };
+        let said = self.logs(Route::Other).then_some(words);
+        self.record(Route::Other, runtime::now(), peer, &response, said);
         response
     }
 
@@ -429,7 +436,7 @@ impl<R: Root> Desk<R> {
         if let Some(status) = Status::ALL.iter().position(|known| *known == response.status) {
             self.meter.requests[route as usize][status].add(1);
         }
-        let Some(said) = said.filter(|_| self.logs(route)) else { return };
+        let Some(said) = said else { return };
         let head_only = said.method == b"HEAD";
         let line = Line {
             unix_millis: self.clock().unix_millis(now),
@@ -456,7 +463,7 @@ impl<R: Root> Desk<R> {
 
     /// Hands the lines of each turn over at its end: one lock for all of them.
     async fn hand_over_lines(self: Rc<Self>) {
-        poll_fn(|cx| {
+        poll_fn(|cx| -> Poll<()> {
             let mut clerk = self.clerk.borrow_mut();
             if clerk.is_none() {
                 *clerk = Some(cx.waker().clone());
@@ -464,12 +471,12 @@ impl<R: Root> Desk<R> {
             self.office.log.hand_over(&mut self.lines.borrow_mut());
             Poll::Pending
         })
-        .await
+        .await;
     }
 
     fn clock(&self) -> Clock {
         let (now, clock) = (runtime::now(), self.clock.get());
-        if !clock.is_over(now) {
+        if now < clock.over {
             return clock;
         }
         self.clock.set(Clock::read(now));
@@ -516,11 +523,7 @@ impl Office {
         };
         let mut page = Exposition::new();
 
-        page.family(
-            "http_requests_total",
-            telemetry::Kind::Counter,
-            "Answers by route and status.",
-        );
+        page.family("http_requests_total", Total, "Answers by route and status.");
         for (route, route_index) in Route::ALL.iter().zip(0..) {
             for (status, status_index) in Status::ALL.iter().zip(0..) {
                 let count = total(&|meter| &meter.requests[route_index][status_index]);
@@ -532,7 +535,7 @@ impl Office {
         }
         page.family(
             "http_request_duration_seconds",
-            telemetry::Kind::Histogram,
+            Distribution,
             "From the arrival of a request to its answer.",
         );
         page.histogram(&[], self.meters.iter().map(|meter| &meter.latency));
@@ -543,7 +546,6 @@ impl Office {
             page.family(name, kind, help);
             page.sample(&[], value);
         };
-        use telemetry::Kind::{Counter as Total, Gauge};
         let open = opened.saturating_sub(gone);
         single(&mut page, "http_connections_open", Gauge, "Clients connected now.", open);
         single(
@@ -712,7 +714,7 @@ fn serve<R: Root>(
             others.push(thread.spawn_scoped(scope, move || work(number, listener, None))?);
         }
         let ours = work(0, listener, Some(signals));
-        others.into_iter().flat_map(|other| other.join()).fold(ours, Result::and)
+        others.into_iter().flat_map(ScopedJoinHandle::join).fold(ours, Result::and)
     })?;
     office.say("info", &format!("{name} {version} ended, pid {pid}"));
     office.log.flush(LAST_WORDS);
@@ -721,7 +723,7 @@ fn serve<R: Root>(
 
 /// Opens the listener; where IPv6 is off, `::` means `0.0.0.0`.
 fn listen(config: &Config) -> io::Result<Arc<TcpListener>> {
-    let port = config.number("PORT") as u16;
+    let port = config.port("PORT");
     let wanted: IpAddr = config.text("HOST").parse().unwrap_or(Ipv6Addr::UNSPECIFIED.into());
     let opened = server::listen((wanted, port).into());
     let opened = match opened {
@@ -803,7 +805,7 @@ async fn obey(signals: OwnedFd, office: Arc<Office>) {
 fn healthcheck(config: &Config) -> io::Result<()> {
     let host: IpAddr = config.text("HOST").parse().unwrap_or(Ipv6Addr::UNSPECIFIED.into());
     let host = if host.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { host };
-    let address = SocketAddr::new(host, config.number("PORT") as u16);
+    let address = SocketAddr::new(host, config.port("PORT"));
     let ill = |error: io::Error| {
         io::Error::new(error.kind(), format!("http://{address}/healthz: {error}"))
     };

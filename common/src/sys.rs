@@ -209,10 +209,10 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
         // SAFETY: this option takes one number.
         checked(unsafe { prctl(SET_PDEATHSIG, SIGKILL) })?;
         // A parent that ended before the line above sends no signal any more.
-        match std::os::unix::process::parent_id() == parent {
-            true => Ok(()),
-            false => Err(io::ErrorKind::BrokenPipe.into()),
+        if std::os::unix::process::parent_id() == parent {
+            return Ok(());
         }
+        Err(io::ErrorKind::BrokenPipe.into())
     };
     // SAFETY: between fork and exec it makes three system calls and allocates nothing.
     unsafe { command.pre_exec(prepare) }

@@ -159,7 +159,7 @@ impl Chunk {
                 }
                 _ => Err(Refusal::Chunk),
             },
-            (Chunk::Size { digits: 1.., size }, b'\r') | (Chunk::Extension(size), b'\r') => {
+            (Chunk::Size { digits: 1.., size } | Chunk::Extension(size), b'\r') => {
                 Ok(Chunk::SizeEnd(size))
             }
             (Chunk::Size { digits: 1.., size } | Chunk::Gap(size), b';') => {
@@ -169,7 +169,7 @@ impl Chunk {
                 Ok(Chunk::Gap(size))
             }
             (Chunk::Extension(_), _) if head::is_field(byte) => Ok(self),
-            (Chunk::SizeEnd(0), b'\n') | (Chunk::TrailerEnd, b'\n') => Ok(Chunk::Trailer),
+            (Chunk::SizeEnd(0) | Chunk::TrailerEnd, b'\n') => Ok(Chunk::Trailer),
             (Chunk::SizeEnd(size), b'\n') => Ok(Chunk::Data(size)),
             (Chunk::Data(_), b'\r') => Ok(Chunk::DataEnd),
             (Chunk::DataEnd, b'\n') => Ok(Chunk::Size { digits: 0, size: 0 }),

@@ -53,11 +53,18 @@ impl Room {
     }
 }
 
+/// The head at the front of what was received.
+#[derive(Clone, Copy, Debug)]
+struct Front {
+    length: usize,
+    asked: Asked,
+}
+
 #[derive(Debug)]
 enum State {
     Head,
-    /// Behind a head of so many bytes, which is kept until its request is whole.
-    Body(Body, usize),
+    /// Behind a head, which is kept until its request is whole.
+    Body(Body, Front),
     Refused(Refusal),
     Over,
 }
@@ -71,6 +78,15 @@ pub struct Asked {
 }
 
 impl Asked {
+    fn by(head: &RequestHead<'_>) -> Asked {
+        let keeps = match head.version {
+            Version::Http11 => !head.digest.close,
+            Version::Http10 => head.digest.keep_alive && !head.digest.close,
+        };
+        let then = if keeps { Then::Keep } else { Then::Close };
+        Asked { head_only: head.method == Method::Head, version: head.version, then }
+    }
+
     /// For an answer that no request asked for: to a refusal, or a greeting before closing.
     pub const NOTHING: Asked =
         Asked { head_only: false, version: Version::Http11, then: Then::Close };
@@ -107,7 +123,7 @@ impl Conversation {
     pub fn request(&mut self) -> Result<Option<(Request<'_>, Asked)>, Refusal> {
         match self.advance() {
             Ok(None) => Ok(None),
-            Ok(Some(length)) => self.give(length).map(Some),
+            Ok(Some(front)) => Ok(self.take(front)),
             Err(refusal) => {
                 self.state = State::Refused(refusal);
                 Err(refusal)
@@ -185,8 +201,8 @@ impl Conversation {
         Some(std::mem::take(&mut self.room))
     }
 
-    /// Moves on to the next whole request; the length of its head.
-    fn advance(&mut self) -> Result<Option<usize>, Refusal> {
+    /// Moves on to the next whole request.
+    fn advance(&mut self) -> Result<Option<Front>, Refusal> {
         if let State::Head = self.state {
             self.skip_empty_lines()?;
             let fresh = self.room.inbound.get(self.taken..).unwrap_or_default();
@@ -208,27 +224,28 @@ impl Conversation {
             };
             let head = head::request(fresh.get(..length).unwrap_or_default())?;
             let body = Body::of(Of::Request, head.version, &head.digest, &self.limits)?;
+            let front = Front { length, asked: Asked::by(&head) };
             if body.is_empty() {
-                return Ok(Some(length));
+                return Ok(Some(front));
             }
             self.owes_continue = head.digest.expects_continue && head.version == Version::Http11;
-            self.state = State::Body(body, length);
+            self.state = State::Body(body, front);
         }
-        let State::Body(body, length) = &mut self.state else {
+        let State::Body(body, front) = &mut self.state else {
             return match self.state {
                 State::Refused(refusal) => Err(refusal),
                 _ => Ok(None),
             };
         };
         // The head stays where it is, and what follows it moves up as the body is dropped.
-        let start = self.taken + *length;
+        let start = self.taken + front.length;
         let mut input = self.room.inbound.get(start..).unwrap_or_default();
         let before = input.len();
         let end = loop {
             match body.piece(&mut input)? {
                 Piece::Data(_) => {}
                 Piece::More => break None,
-                Piece::End => break Some(*length),
+                Piece::End => break Some(*front),
             }
         };
         let dropped = before - input.len();
@@ -238,27 +255,19 @@ impl Conversation {
         Ok(end)
     }
 
-    /// Takes the request whose head has this length.
-    fn give(&mut self, length: usize) -> Result<(Request<'_>, Asked), Refusal> {
+    /// Takes the request whose head is at the front.
+    fn take(&mut self, front: Front) -> Option<(Request<'_>, Asked)> {
         let start = self.taken;
-        self.taken += length;
+        self.taken += front.length;
         self.searched = self.taken;
-        self.state = State::Head;
         self.empty_lines = 0;
         self.unanswered += 1;
-        // Read again rather than kept: only a request with a body is read twice.
-        let head = self.room.inbound.get(start..self.taken).unwrap_or_default();
-        let RequestHead { method, path, version, fields, digest } = head::request(head)?;
-        let keeps = match version {
-            Version::Http11 => !digest.close,
-            Version::Http10 => digest.keep_alive && !digest.close,
+        self.state = match front.asked.then {
+            Then::Keep => State::Head,
+            Then::Close => State::Over,
         };
-        let then = if keeps { Then::Keep } else { Then::Close };
-        if then == Then::Close {
-            self.state = State::Over;
-        }
-        let asked = Asked { head_only: method == Method::Head, version, then };
-        Ok((Request { method, path, version, fields }, asked))
+        let head = self.room.inbound.get(start..self.taken)?;
+        head::reread(head).map(|request| (request, front.asked))
     }
 
     fn skip_empty_lines(&mut self) -> Result<(), Refusal> {

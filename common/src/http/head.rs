@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-use super::{Content, Date, Method, Refusal, Response, Then, Version};
+use super::{Content, Date, Method, Refusal, Request, Response, Then, Version};
 
 /// More fields than any client sends; each costs a pass over its name.
 const FIELDS_MAX: usize = 128;
@@ -30,13 +30,11 @@ pub(super) fn end(bytes: &[u8], searched: &mut usize) -> Result<Option<usize>, R
     }
 }
 
-/// The first line of a request and what follows it, checked (RFC 9112 section 3).
+/// What a request's head says of the message, checked (RFC 9112 section 3).
 #[derive(Debug)]
 pub(super) struct RequestHead<'a> {
     pub(super) method: Method<'a>,
-    pub(super) path: Cow<'a, [u8]>,
     pub(super) version: Version,
-    pub(super) fields: Fields<'a>,
     pub(super) digest: Digest<'a>,
 }
 
@@ -50,15 +48,26 @@ pub(super) fn request(head: &[u8]) -> Result<RequestHead<'_>, Refusal> {
     }
     let version = read_version(version).ok_or(Refusal::StartLine)??;
     let method = Method::of(method);
-    let path = path(method, target).ok_or(Refusal::Target)?;
-    let (fields, digest) = Fields::read(rest)?;
+    path(method, target).ok_or(Refusal::Target)?;
+    let digest = Digest::of(rest)?;
     // RFC 9112 3.2: 400 for none in 1.1, for more than one, and for an invalid one.
     match digest.hosts {
         0 if version == Version::Http10 => {}
         1 if is_authority(digest.host) => {}
         _ => return Err(Refusal::Host),
     }
-    Ok(RequestHead { method, path, version, fields, digest })
+    Ok(RequestHead { method, version, digest })
+}
+
+/// Reads a head again that `request` has found good: what a request shows of it.
+pub(super) fn reread(head: &[u8]) -> Option<Request<'_>> {
+    let (line, rest) = split_line(head)?;
+    let (method, line) = split(line, b' ')?;
+    let (target, version) = split(line, b' ')?;
+    let method = Method::of(method);
+    let path = path(method, target)?;
+    let version = read_version(version)?.ok()?;
+    Some(Request { method, path, version, fields: Fields(rest) })
 }
 
 /// A status line and the fields after it, checked (RFC 9112 section 4).
@@ -85,7 +94,7 @@ pub(super) fn response(head: &[u8]) -> Result<ResponseHead<'_>, Refusal> {
     if !reason.iter().all(|&byte| is(byte, FIELD)) {
         return Err(Refusal::StartLine);
     }
-    let (_, digest) = Fields::read(rest)?;
+    let digest = Digest::of(rest)?;
     Ok(ResponseHead { status, version, digest })
 }
 
@@ -141,6 +150,9 @@ fn decoded(target: &[u8]) -> Option<Cow<'_, [u8]>> {
 
 /// How many `%XX` there are; `None` for a broken one, or another byte outside the class.
 fn escapes(bytes: &[u8], class: u8) -> Option<usize> {
+    if bytes.iter().all(|&byte| is(byte, class)) {
+        return Some(0);
+    }
     let mut count = 0;
     let mut rest = bytes;
     while let Some((&byte, after)) = rest.split_first() {
@@ -199,7 +211,7 @@ fn is_authority(bytes: &[u8]) -> bool {
     };
     // `http://host:/` is valid: an empty port is the default one (RFC 3986 section 3.2.3).
     let port_is_valid =
-        port.is_empty() || decimal(port).is_some_and(|port| port <= u64::from(u16::MAX));
+        port.is_empty() || decimal(port).is_some_and(|port| u16::try_from(port).is_ok());
     host_is_valid && port_is_valid
 }
 
@@ -232,26 +244,6 @@ pub(super) enum Coding {
 }
 
 impl<'a> Fields<'a> {
-    /// Checks the lines up to the blank one.
-    fn read(bytes: &'a [u8]) -> Result<(Fields<'a>, Digest<'a>), Refusal> {
-        let mut digest = Digest::default();
-        let mut rest = bytes;
-        let mut count = 0;
-        loop {
-            let (line, after) = split_line(rest).ok_or(Refusal::Field)?;
-            if line.is_empty() {
-                return Ok((Fields(bytes), digest));
-            }
-            count += 1;
-            if count > FIELDS_MAX {
-                return Err(Refusal::HeadTooLarge);
-            }
-            let (name, value) = field(line).ok_or(Refusal::Field)?;
-            digest.note(name, value)?;
-            rest = after;
-        }
-    }
-
     /// The value of the first field of this name.
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
         let mut rest = self.0;
@@ -267,6 +259,26 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Digest<'a> {
+    /// Checks the lines up to the blank one.
+    fn of(fields: &'a [u8]) -> Result<Digest<'a>, Refusal> {
+        let mut digest = Digest::default();
+        let mut rest = fields;
+        let mut count = 0;
+        loop {
+            let (line, after) = split_line(rest).ok_or(Refusal::Field)?;
+            if line.is_empty() {
+                return Ok(digest);
+            }
+            count += 1;
+            if count > FIELDS_MAX {
+                return Err(Refusal::HeadTooLarge);
+            }
+            let (name, value) = field(line).ok_or(Refusal::Field)?;
+            digest.note(name, value)?;
+            rest = after;
+        }
+    }
+
     fn note(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Refusal> {
         // Lengths first: most names stop there.
         match name.len() {
@@ -465,8 +477,20 @@ fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&byte| is(byte, TOKEN))
 }
 
+/// Where the byte first stands: eight at a time, as heads are made of searches.
 fn find(bytes: &[u8], wanted: u8) -> Option<usize> {
-    bytes.iter().position(|&byte| byte == wanted)
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (word, at) in words.iter().zip((0..).step_by(8)) {
+        let zero_where_equal = u64::from_le_bytes(*word) ^ (LOW * u64::from(wanted));
+        // The lowest set bit stands in the first byte that is zero.
+        let equal = zero_where_equal.wrapping_sub(LOW) & !zero_where_equal & (LOW << 7);
+        if equal != 0 {
+            return Some(at + equal.trailing_zeros() as usize / 8);
+        }
+    }
+    let at = rest.iter().position(|&byte| byte == wanted)?;
+    Some(words.len() * 8 + at)
 }
 
 /// What stands before and after the first `at`.
