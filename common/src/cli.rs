@@ -155,7 +155,8 @@ impl Setting {
 }
 
 impl Kind {
-    fn takes(self) -> String {
+    /// What it takes, in words.
+    pub fn takes(self) -> String {
         match self {
             Kind::Address => "an IP address".to_owned(),
             Kind::Port => "a port, 0 to 65535 (0: any free one)".to_owned(),
@@ -167,7 +168,7 @@ impl Kind {
     }
 
     /// The value as the service shall see it, or `None` if it does not fit.
-    fn check(self, value: &str) -> Option<String> {
+    pub fn check(self, value: &str) -> Option<String> {
         let fits = match self {
             Kind::Address => value.parse::<IpAddr>().is_ok(),
             Kind::Port => number(value).is_some_and(|port| port <= 65535),

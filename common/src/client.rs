@@ -67,8 +67,8 @@ pub enum Reuse {
 pub enum Failure {
     /// The backend answered with a status other than 200.
     Status(u16),
-    /// No connection could be made.
-    Refused(io::ErrorKind),
+    /// No connection could be made: the system's error number.
+    Refused(i32),
     /// The host name has no address.
     Dns,
     /// No whole answer came in time.
@@ -109,7 +109,10 @@ impl fmt::Display for Failure {
         let word = self.word();
         match self {
             Failure::Status(code) => write!(f, "GET / on backend API {code}"),
-            Failure::Refused(kind) => write!(f, "GET / on backend API: {word} ({kind})"),
+            Failure::Refused(number) => {
+                let error = io::Error::from_raw_os_error(*number);
+                write!(f, "GET / on backend API: {word} ({error})")
+            }
             Failure::Dns => write!(f, "GET / on backend API: {word} (name not found)"),
             Failure::Timeout => write!(f, "GET / on backend API: {word} (no answer in time)"),
             Failure::Protocol(refusal) => write!(f, "GET / on backend API: {word} ({refusal})"),
@@ -667,14 +670,15 @@ async fn dial(shared: &Rc<Shared>, deadline: Instant) -> Result<Watched<TcpStrea
         let share = deadline.saturating_duration_since(now) / left;
         failure = match runtime::within(now + share, connect(address)).await {
             Some(Ok(socket)) => return Ok(socket),
-            Some(Err(error)) => Failure::Refused(error.kind()),
+            Some(Err(error)) => Failure::Refused(error.raw_os_error().unwrap_or(0)),
             None => Failure::Timeout,
         };
     }
     Err(failure)
 }
 
-async fn connect(address: &SocketAddr) -> io::Result<Watched<TcpStream>> {
+/// A connection of this worker, once it is made.
+pub async fn connect(address: &SocketAddr) -> io::Result<Watched<TcpStream>> {
     let stream = sys::dial(address)?;
     stream.set_nodelay(true)?;
     let socket = Watched::new(stream);

@@ -6,15 +6,16 @@
 //!
 //! - A task's deadline is whatever its last poll asked for. The loop forgets it before the next
 //!   poll, so a wait that is dropped leaves nothing behind, and setting one is a single store.
-//! - A source joins the epoll when it first has nothing to give, once and for both directions.
-//!   Until then, and from each event on, it is taken to be ready: try, and see.
+//! - A source joins the epoll when it is first waited for, and each change is told once. From an
+//!   event on it is taken to be ready: try, and see.
 //! - A wake-up may come for nothing. So shutting down wakes everyone, and asks nobody to register.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
+use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -177,7 +178,8 @@ impl<S: AsFd> Watched<S> {
         Watched { io, index: worker(|worker| worker.add_source(Sharing::Own)) }
     }
 
-    /// A source that other workers watch too: each event wakes one of them.
+    /// A source that other workers watch too: each event wakes one of them. It is told again as
+    /// long as it lasts, so one operation for each event is enough.
     pub fn shared(io: S) -> Watched<S> {
         Watched { io, index: worker(|worker| worker.add_source(Sharing::Exclusive)) }
     }
@@ -212,13 +214,21 @@ impl<S: AsFd> Watched<S> {
         }
     }
 
+    /// Takes a shared source out of the epoll until it is waited for again: what is not taken
+    /// must not be told again and again.
+    pub fn look_away(&self) {
+        worker(|worker| worker.unwatch(self));
+    }
+
     /// `poll_try` as a future.
     pub async fn attempt<T>(
         &self,
         direction: Direction,
         mut operation: impl FnMut(&S) -> io::Result<T>,
     ) -> io::Result<T> {
-        poll_fn(|cx| self.poll_try(cx, direction, &mut operation)).await
+        let result = poll_fn(|cx| self.poll_try(cx, direction, &mut operation)).await;
+        worker(|worker| worker.source(self.index, |source| source.tried(direction)));
+        result
     }
 
     /// Reads what is there; 0 is the end. A short read means that no more is there now, which
@@ -242,6 +252,25 @@ impl<S> Drop for Watched<S> {
     fn drop(&mut self) {
         // The worker may be gone already when a thread ends.
         let _ = WORKER.try_with(|slot| slot.get().map(|worker| worker.remove_source(self.index)));
+    }
+}
+
+/// Signals that are read like any input, instead of interrupting.
+#[derive(Debug)]
+pub struct Signals(Watched<File>);
+
+impl Signals {
+    /// Reads those that `sys::signals` has taken, here alone.
+    pub fn new(taken: OwnedFd) -> Signals {
+        Signals(Watched::new(File::from(taken)))
+    }
+
+    /// The number of the next one.
+    pub async fn next(&self) -> io::Result<i32> {
+        // `struct signalfd_siginfo`: 128 bytes, the number first.
+        let mut info = [0; 128];
+        self.0.attempt(Direction::In, |mut file| file.read(&mut info)).await?;
+        Ok(i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
     }
 }
 
@@ -283,7 +312,7 @@ impl Worker {
     fn new(ending: &Ending) -> io::Result<Worker> {
         let (bell, rope) = io::pipe()?;
         let epoll = Epoll::new()?;
-        epoll.watch(bell.as_fd(), sys::READABLE, BELL)?;
+        epoll.watch(bell.as_fd(), false, sys::READABLE, BELL)?;
         let remote = Arc::new(Remote {
             woken: Mutex::default(),
             everyone: AtomicBool::new(ending.is_raised()),
@@ -513,11 +542,11 @@ enum Sharing {
 }
 
 /// What is known of a source's readiness, and whom to wake when it changes.
-#[allow(clippy::struct_excessive_bools)] // each is a fact of its own
 struct Source {
     generation: u32,
     sharing: Sharing,
-    watched: bool,
+    /// What the epoll watches it for.
+    watched: Option<Direction>,
     readable: bool,
     writable: bool,
     ended: bool,
@@ -537,6 +566,13 @@ impl Source {
         match direction {
             Direction::In => (self.readable, self.ended) = (false, false),
             Direction::Out => self.writable = false,
+        }
+    }
+
+    /// A shared source will be told again.
+    fn tried(&mut self, direction: Direction) {
+        if self.sharing == Sharing::Exclusive {
+            self.block(direction);
         }
     }
 
@@ -568,8 +604,8 @@ impl Worker {
         let source = Source {
             generation,
             sharing,
-            watched: false,
-            readable: true,
+            watched: None,
+            readable: false,
             writable: true,
             ended: false,
             reader: None,
@@ -609,19 +645,30 @@ impl Worker {
             if !place.as_ref().is_some_and(|old| old.will_wake(waker)) {
                 *place = Some(waker.clone());
             }
-            if source.watched {
-                return Ok(());
-            }
-            source.watched = true;
-            let interest = sys::EDGE
-                | match source.sharing {
-                    Sharing::Own => sys::READABLE | sys::WRITABLE | sys::ENDED,
-                    // With this flag the kernel takes no other interest.
-                    Sharing::Exclusive => sys::READABLE | sys::EXCLUSIVE,
-                };
+            // Room to write is told of from the first time that there was none: before that, each
+            // new connection would be said to have it.
+            let interest = match (source.sharing, source.watched, direction) {
+                (_, Some(Direction::Out), _) | (_, Some(Direction::In), Direction::In) => {
+                    return Ok(());
+                }
+                // With this flag the kernel takes no other interest.
+                (Sharing::Exclusive, ..) => sys::READABLE | sys::EXCLUSIVE,
+                (Sharing::Own, _, Direction::In) => sys::READABLE | sys::ENDED | sys::EDGE,
+                (Sharing::Own, _, Direction::Out) => {
+                    sys::READABLE | sys::WRITABLE | sys::ENDED | sys::EDGE
+                }
+            };
+            let known = source.watched.replace(direction).is_some();
             let token = u64::from(source.generation) << 32 | watched.index as u64;
-            self.epoll.borrow().watch(watched.io.as_fd(), interest, token)
+            self.epoll.borrow().watch(watched.io.as_fd(), known, interest, token)
         })
+    }
+
+    fn unwatch<S: AsFd>(&self, watched: &Watched<S>) {
+        let known = self.source(watched.index, |source| source.watched.take());
+        if known.is_some() {
+            let _ = self.epoll.borrow().unwatch(watched.io.as_fd());
+        }
     }
 }
 

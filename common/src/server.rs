@@ -30,8 +30,8 @@ const READS_A_TURN_MAX: usize = 4;
 const UNANSWERED_MAX: usize = 32;
 /// Unsent answers after which nothing more is read from a client that does not read them.
 const OUTGOING_BYTES_MAX: usize = 64 << 10;
-/// Buffers kept for the next conversations, and the largest that is kept.
-const ROOMS_MAX: usize = 64;
+/// Buffers and queues kept for the next connections that need them, and the largest buffer.
+const SPARES_MAX: usize = 64;
 const ROOM_BYTES_MAX: usize = 64 << 10;
 /// How long a client may take to see an answer that closes while it still sends; afterwards it
 /// may see a reset instead.
@@ -141,6 +141,7 @@ pub async fn serve<S: Service>(
         emptied: RefCell::new(None),
         scratch: RefCell::new(vec![0; READ_BYTES_MAX].into_boxed_slice()),
         rooms: RefCell::default(),
+        queues: RefCell::default(),
     });
     let door = Watched::shared(listener);
     while let Either::First(accepted) = runtime::either(
@@ -149,11 +150,11 @@ pub async fn serve<S: Service>(
     )
     .await
     {
-        house.admit(accepted).await;
+        house.admit(accepted, &door).await;
     }
     // Whoever the kernel has connected already is served too.
     while let Ok(stream) = sys::accept(door.get()) {
-        house.admit(Ok(stream)).await;
+        house.admit(Ok(stream), &door).await;
     }
     drop(door);
     let deadline = Instant::now() + house.settings.drain;
@@ -161,7 +162,7 @@ pub async fn serve<S: Service>(
 }
 
 /// What the connections of one worker share.
-struct House<S> {
+struct House<S: Service> {
     service: Rc<S>,
     settings: Settings,
     ending: Ending,
@@ -173,33 +174,37 @@ struct House<S> {
     /// What is read goes here first, so that a silent connection needs no buffer.
     scratch: RefCell<Box<[u8]>>,
     rooms: RefCell<Vec<Room>>,
+    queues: RefCell<Vec<VecDeque<Exchange<S>>>>,
 }
 
 impl<S: Service> House<S> {
-    async fn admit(self: &Rc<Self>, accepted: io::Result<TcpStream>) {
+    async fn admit(
+        self: &Rc<Self>,
+        accepted: io::Result<TcpStream>,
+        door: &Watched<Arc<TcpListener>>,
+    ) {
         let stream = match accepted {
             Ok(stream) => stream,
             // It was gone before we came to it.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return,
             Err(error) => {
                 self.service.notice(Event::NotAccepted(error));
+                door.look_away();
                 return runtime::sleep_until(Instant::now() + ACCEPT_PAUSE).await;
             }
         };
         let place = Place::take(self);
         if self.open.load(Ordering::Relaxed) <= self.settings.connections_max {
-            return runtime::spawn(Connection::new(stream, place).run());
+            return runtime::spawn(Connection::new(stream, place));
         }
-        self.service.notice(Event::TurnedAway);
         while self.turned_away.get() >= TURNED_AWAY_MAX && !self.ending.is_raised() {
+            door.look_away();
             runtime::sleep_until(Instant::now() + ACCEPT_PAUSE).await;
         }
-        self.turned_away.set(self.turned_away.get() + 1);
-        runtime::spawn(async move {
-            let house = Rc::clone(&place.0);
-            Connection::new(stream, place).turn_away().await;
-            house.turned_away.set(house.turned_away.get() - 1);
-        });
+        self.service.notice(Event::TurnedAway);
+        let mut connection = Connection::new(stream, place.turned_away());
+        connection.refuse(Refusal::Crowded);
+        runtime::spawn(connection);
     }
 
     /// When the ending was first seen here.
@@ -212,8 +217,15 @@ impl<S: Service> House<S> {
 
     fn keep_room(&self, room: Room) {
         let mut rooms = self.rooms.borrow_mut();
-        if rooms.len() < ROOMS_MAX && room.capacity() <= ROOM_BYTES_MAX {
+        if rooms.len() < SPARES_MAX && room.capacity() > 0 && room.capacity() <= ROOM_BYTES_MAX {
             rooms.push(room);
+        }
+    }
+
+    fn keep_queue(&self, queue: VecDeque<Exchange<S>>) {
+        let mut queues = self.queues.borrow_mut();
+        if queues.len() < SPARES_MAX {
+            queues.push(queue);
         }
     }
 
@@ -231,22 +243,32 @@ impl<S: Service> House<S> {
 }
 
 /// A connection's place in the house, given back when it is dropped, however that comes.
-struct Place<S: Service>(Rc<House<S>>);
+struct Place<S: Service> {
+    house: Rc<House<S>>,
+    turned_away: bool,
+}
 
 impl<S: Service> Place<S> {
     fn take(house: &Rc<House<S>>) -> Place<S> {
         house.open.fetch_add(1, Ordering::Relaxed);
         house.inside.set(house.inside.get() + 1);
         house.service.notice(Event::Opened);
-        Place(Rc::clone(house))
+        Place { house: Rc::clone(house), turned_away: false }
+    }
+
+    fn turned_away(mut self) -> Place<S> {
+        self.turned_away = true;
+        self.house.turned_away.set(self.house.turned_away.get() + 1);
+        self
     }
 }
 
 impl<S: Service> Drop for Place<S> {
     fn drop(&mut self) {
-        let house = &self.0;
+        let house = &self.house;
         house.open.fetch_sub(1, Ordering::Relaxed);
         house.inside.set(house.inside.get() - 1);
+        house.turned_away.set(house.turned_away.get() - usize::from(self.turned_away));
         house.service.notice(Event::Closed);
         if house.inside.get() == 0
             && let Some(waker) = house.emptied.take()
@@ -266,6 +288,8 @@ struct Connection<S: Service> {
     /// Whether the client has ended its half of the connection; it may still read.
     input_ended: bool,
     parting: Parting,
+    /// Until when it waits for the client to hang up; our half has ended.
+    lingers: Option<Instant>,
     /// What the client is waited for, and since when.
     stage: Stage,
     since: Instant,
@@ -296,7 +320,7 @@ enum Parting {
 
 impl<S: Service> Connection<S> {
     fn new(stream: TcpStream, place: Place<S>) -> Connection<S> {
-        let house = &place.0;
+        let house = &place.house;
         let wanted = house.service.wants_addresses();
         let address = wanted.then(|| stream.peer_addr().ok()).flatten().map(|address| {
             // An IPv4 client of a dual-stack listener is shown as what it is.
@@ -309,32 +333,22 @@ impl<S: Service> Connection<S> {
             unanswered: VecDeque::new(),
             input_ended: false,
             parting: Parting::Plain,
+            lingers: None,
             stage: Stage::Idle,
             since: runtime::now(),
             place,
         }
     }
 
-    async fn run(mut self) {
-        if poll_fn(|cx| self.poll(cx)).await == Parting::Lingering {
-            self.linger().await;
-        }
-    }
-
-    async fn turn_away(mut self) {
-        self.refuse(Refusal::Crowded);
-        self.run().await;
-    }
-
     /// Everything that can be done now, in the order that needs the fewest calls.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Parting> {
+    fn converse(&mut self, cx: &mut Context<'_>) -> Poll<Parting> {
         for _ in 0..READS_A_TURN_MAX {
             let mut taken = self.take_requests();
             while self.settle(cx) && taken == Taken::AsManyAsMayWait {
                 taken = self.take_requests();
             }
             match self.send(cx) {
-                Poll::Ready(Ok(())) if self.is_over() => return Poll::Ready(self.parting),
+                Poll::Ready(Ok(())) if self.is_over() => return Poll::Ready(self.parting()),
                 Poll::Ready(Err(_)) => return Poll::Ready(Parting::Plain),
                 _ => {}
             }
@@ -361,8 +375,8 @@ impl<S: Service> Connection<S> {
     /// Writes the answers whose turn has come; whether there were any.
     fn settle(&mut self, cx: &mut Context<'_>) -> bool {
         let before = self.unanswered.len();
-        while let Some(Exchange { asked, answer }) = self.unanswered.pop_front() {
-            let service = &self.place.0.service;
+        while let Some(Exchange { mut asked, answer }) = self.unanswered.pop_front() {
+            let service = &self.place.house.service;
             let response = match answer {
                 Answer::Now(response) => response,
                 Answer::Later(mut later, note) => {
@@ -374,7 +388,11 @@ impl<S: Service> Connection<S> {
                             break;
                         }
                         Ok(Poll::Ready(response)) => response,
-                        Err(_) => service.apologize(),
+                        Err(_) => {
+                            self.unanswered.clear();
+                            (self.parting, asked) = (Parting::Lingering, asked.last());
+                            service.apologize()
+                        }
                     };
                     service.settle(note, &self.peer, &response);
                     response
@@ -403,31 +421,48 @@ impl<S: Service> Connection<S> {
                     return Taken::All;
                 }
             };
-            let (service, peer) = (&self.place.0.service, &self.peer);
-            let answer = catch_unwind(AssertUnwindSafe(|| service.answer(&request, peer)))
-                .unwrap_or_else(|_| Answer::Now(service.apologize()));
-            self.give(asked, answer);
+            let (service, peer) = (&self.place.house.service, &self.peer);
+            match catch_unwind(AssertUnwindSafe(|| service.answer(&request, peer))) {
+                Ok(answer) => self.give(asked, answer),
+                Err(_) => {
+                    let apology = Answer::Now(service.apologize());
+                    self.end();
+                    self.give(asked.last(), apology);
+                }
+            }
         }
         Taken::AsManyAsMayWait
     }
 
     /// Answers a refusal, after the answers that are still owed.
     fn refuse(&mut self, refusal: Refusal) {
+        self.end();
+        let response = self.place.house.service.refuse(refusal, &self.peer);
+        self.give(Asked::NOTHING, Answer::Now(response));
+    }
+
+    /// Takes no more requests from a client that may well go on sending them.
+    fn end(&mut self) {
         self.conversation.end();
         self.parting = Parting::Lingering;
-        let response = self.place.0.service.refuse(refusal, &self.peer);
-        self.give(Asked::NOTHING, Answer::Now(response));
     }
 
     fn give(&mut self, asked: Asked, answer: Answer<S::Later, S::Note>) {
         match answer {
             Answer::Now(response) if self.unanswered.is_empty() => self.reply(asked, &response),
-            answer => self.unanswered.push_back(Exchange { asked, answer }),
+            answer => {
+                if self.unanswered.capacity() == 0
+                    && let Some(queue) = self.place.house.queues.borrow_mut().pop()
+                {
+                    self.unanswered = queue;
+                }
+                self.unanswered.push_back(Exchange { asked, answer });
+            }
         }
     }
 
     fn reply(&mut self, asked: Asked, response: &Response) {
-        let house = &self.place.0;
+        let house = &self.place.house;
         // Whatever has been received is answered before the last answer says `close`.
         let last = self.unanswered.is_empty() && self.conversation.is_caught_up();
         let mut then = Then::Keep;
@@ -453,6 +488,11 @@ impl<S: Service> Connection<S> {
         self.conversation.stage() == Stage::Over && self.unanswered.is_empty()
     }
 
+    /// How it is to end. What came after a request to close may go on in the kernel's buffer.
+    fn parting(&self) -> Parting {
+        if self.conversation.is_caught_up() { self.parting } else { Parting::Lingering }
+    }
+
     /// Whether nothing that the client might still send would be taken.
     fn is_deaf(&self) -> bool {
         self.input_ended || self.conversation.stage() == Stage::Over
@@ -465,7 +505,7 @@ impl<S: Service> Connection<S> {
     }
 
     fn receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let house = &self.place.0;
+        let house = &self.place.house;
         let scratch = &mut **house.scratch.borrow_mut();
         let count = ready!(self.socket.poll_read(cx, scratch))?;
         self.input_ended = count == 0;
@@ -478,9 +518,12 @@ impl<S: Service> Connection<S> {
 
     /// Nothing can be done now: gives back what is not needed meanwhile, and looks at the time.
     fn wait(&mut self) -> Wait {
-        let Place(house) = &self.place;
+        let house = &self.place.house;
         if let Some(room) = self.conversation.rest() {
             house.keep_room(room);
+        }
+        if self.unanswered.is_empty() && self.unanswered.capacity() > 0 {
+            house.keep_queue(std::mem::take(&mut self.unanswered));
         }
         let stage = self.conversation.stage();
         if std::mem::replace(&mut self.stage, stage) != stage {
@@ -507,21 +550,48 @@ impl<S: Service> Connection<S> {
         }
     }
 
-    /// Ends our half, and waits a moment for the client to end its own.
-    async fn linger(&mut self) {
-        let _ = self.socket.get().shutdown(Shutdown::Write);
-        let Place(house) = &self.place;
-        let gone = poll_fn(|cx| {
-            let scratch = &mut **house.scratch.borrow_mut();
-            for _ in 0..READS_A_TURN_MAX {
-                if let Ok(0) | Err(_) = ready!(self.socket.poll_read(cx, scratch)) {
-                    return Poll::Ready(());
-                }
+    /// Waits a moment for the client to end its half, now that ours has ended.
+    fn linger(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
+        let scratch = &mut **self.place.house.scratch.borrow_mut();
+        for _ in 0..READS_A_TURN_MAX {
+            match self.socket.poll_read(cx, scratch) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return runtime::due(until),
             }
-            runtime::poll_again(cx);
-            Poll::Pending
-        });
-        runtime::within(runtime::now() + LINGER, gone).await;
+        }
+        runtime::poll_again(cx);
+        runtime::due(until)
+    }
+}
+
+/// Nothing in it points into it.
+impl<S: Service> Unpin for Connection<S> {}
+
+/// A task's future by hand: half the size of the same with `async`, and there are thousands.
+impl<S: Service> Future for Connection<S> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let connection = self.get_mut();
+        let until = match connection.lingers {
+            Some(until) => until,
+            None => match ready!(connection.converse(cx)) {
+                Parting::Plain => return Poll::Ready(()),
+                Parting::Lingering => {
+                    let _ = connection.socket.get().shutdown(Shutdown::Write);
+                    runtime::now() + LINGER
+                }
+            },
+        };
+        connection.lingers = Some(until);
+        connection.linger(cx, until)
+    }
+}
+
+impl<S: Service> Drop for Connection<S> {
+    fn drop(&mut self) {
+        self.place.house.keep_room(self.conversation.leave());
     }
 }
 

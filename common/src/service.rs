@@ -20,7 +20,7 @@ use crate::cli::{self, Command, Config, Kind, Setting};
 use crate::http::call::Call;
 use crate::http::{Content, Date, Limits, Method, Refusal, Request, Response, Status};
 use crate::json;
-use crate::runtime::{self, Direction, Ending, Watched};
+use crate::runtime::{self, Ending, Signals};
 use crate::server::{self, Answer, Event, Peer, Settings};
 use crate::sys;
 use crate::telemetry::Kind::{Counter as Total, Gauge, Histogram as Distribution};
@@ -142,6 +142,8 @@ const DESCRIPTORS_KEPT: u64 = 32;
 const DESCRIPTORS_KEPT_PER_WORKER: u64 = 8;
 /// How long the process's last words may take on a stuck pipe.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+/// How often a worker that has drained looks whether the others have.
+const DRAIN_STEP: Duration = Duration::from_millis(5);
 /// What a health check may take, all in all.
 const HEALTHCHECK: Duration = Duration::from_secs(1);
 
@@ -694,7 +696,13 @@ fn serve<R: Root>(
             if let Some(signals) = signals {
                 runtime::spawn(obey(signals, Arc::clone(&office)));
             }
+            let all = Arc::clone(&open);
             server::serve(Rc::clone(&desk), listener, settings, open, ending).await;
+            // Signals are heeded as long as any worker drains.
+            let deadline = Instant::now() + settings.drain;
+            while all.load(Ordering::Relaxed) > 0 && runtime::now() < deadline {
+                runtime::sleep_until(runtime::now() + DRAIN_STEP).await;
+            }
         })?;
         office.log.hand_over(&mut desk.lines.borrow_mut());
         Ok(())
@@ -780,15 +788,9 @@ fn report_panics(office: &Arc<Office>) {
 
 /// Drains at the first signal, ends at once at the second.
 async fn obey(signals: OwnedFd, office: Arc<Office>) {
-    let signals = Watched::new(File::from(signals));
+    let signals = Signals::new(signals);
     let mut heeded = false;
-    loop {
-        // `struct signalfd_siginfo`: 128 bytes, the number first.
-        let mut info = [0; 128];
-        if signals.attempt(Direction::In, |mut file| file.read(&mut info)).await.is_err() {
-            return;
-        }
-        let signal = i32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
+    while let Ok(signal) = signals.next().await {
         let name = if signal == sys::SIGTERM { "SIGTERM" } else { "SIGINT" };
         if heeded {
             office.say("info", &format!("{name} again: ending now"));

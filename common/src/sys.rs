@@ -91,12 +91,37 @@ impl Epoll {
         Ok(Epoll { fd, batch })
     }
 
-    /// Watches `fd` until it is closed; its events carry `token`.
-    pub(crate) fn watch(&self, fd: BorrowedFd<'_>, interest: u32, token: u64) -> io::Result<()> {
+    /// Watches `fd` until it is closed; its events carry `token`. One that is `known` is watched
+    /// already, and now for this.
+    pub(crate) fn watch(
+        &self,
+        fd: BorrowedFd<'_>,
+        known: bool,
+        interest: u32,
+        token: u64,
+    ) -> io::Result<()> {
         const ADD: c_int = 1;
+        const CHANGE: c_int = 3;
+        self.control(if known { CHANGE } else { ADD }, fd, interest, token)
+    }
+
+    /// Watches `fd` no more.
+    pub(crate) fn unwatch(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        const DELETE: c_int = 2;
+        self.control(DELETE, fd, 0, 0)
+    }
+
+    fn control(
+        &self,
+        operation: c_int,
+        fd: BorrowedFd<'_>,
+        interest: u32,
+        token: u64,
+    ) -> io::Result<()> {
         let mut event = EpollEvent { ready: interest, token };
         // SAFETY: the event lives through the call, and both descriptors are open.
-        let done = unsafe { epoll_ctl(self.fd.as_raw_fd(), ADD, fd.as_raw_fd(), &raw mut event) };
+        let done =
+            unsafe { epoll_ctl(self.fd.as_raw_fd(), operation, fd.as_raw_fd(), &raw mut event) };
         checked(done).map(drop)
     }
 
@@ -169,7 +194,7 @@ fn address(to: &SocketAddr) -> (c_int, Address, c_uint) {
 /// Takes these signals out of their default course, in this thread and all that it starts, and
 /// gives a descriptor to read them from. A blocked signal reaches a process 1 too, to which the
 /// kernel delivers no signal that has only a default action.
-pub(crate) fn signals(wanted: &[i32]) -> io::Result<OwnedFd> {
+pub fn signals(wanted: &[i32]) -> io::Result<OwnedFd> {
     const BLOCK: c_int = 0;
     let set = SignalSet::of(wanted);
     // SAFETY: the set lives through the call; a null old set is not written.
@@ -219,7 +244,7 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
 }
 
 /// Raises the soft limit of open descriptors to the hard one; the limit in force.
-pub(crate) fn raise_open_files() -> io::Result<u64> {
+pub fn raise_open_files() -> io::Result<u64> {
     const OPEN_FILES: c_int = 7;
     let mut limit = Limit { soft: 0, hard: 0 };
     // SAFETY: the kernel writes one `Limit`.

@@ -136,11 +136,12 @@ impl Call {
                     if self.unanswered == 0 {
                         return Err(Refusal::Unasked);
                     }
+                    let reach = fresh.get(..self.limits.head_bytes_max).unwrap_or(fresh);
                     let mut searched = self.searched.saturating_sub(self.taken);
-                    let end = head::end(fresh, &mut searched)?;
+                    let end = head::end(reach, &mut searched)?;
                     self.searched = self.taken + searched;
-                    let Some(length) = end.filter(|&end| end <= self.limits.head_bytes_max) else {
-                        return match (fresh.len() > self.limits.head_bytes_max, self.closed) {
+                    let Some(length) = end else {
+                        return match (fresh.len() > reach.len(), self.closed) {
                             (true, _) => Err(Refusal::HeadTooLarge),
                             (false, true) => Err(Refusal::Short),
                             (false, false) => Ok(None),

@@ -44,12 +44,29 @@ pub struct Conversation {
 pub struct Room {
     inbound: Vec<u8>,
     outbound: Vec<u8>,
+    /// The last head that was found good, and what it asked for. A client sends the same one again
+    /// and again, and what comes of a head depends on its bytes alone.
+    known: Vec<u8>,
+    asked: Option<Asked>,
 }
 
 impl Room {
     /// Bytes of memory.
     pub fn capacity(&self) -> usize {
-        self.inbound.capacity() + self.outbound.capacity()
+        self.inbound.capacity() + self.outbound.capacity() + self.known.capacity()
+    }
+
+    /// The head at the start of `bytes`, if it is the one that is known.
+    fn recall(&self, bytes: &[u8]) -> Option<Front> {
+        let asked = self.asked?;
+        head::begins(bytes, &self.known).then_some(Front { length: self.known.len(), asked })
+    }
+
+    fn learn(&mut self, at: usize, front: Front) {
+        let head = self.inbound.get(at..at + front.length).unwrap_or_default();
+        self.known.clear();
+        self.known.extend_from_slice(head);
+        self.asked = Some(front.asked);
     }
 }
 
@@ -90,6 +107,11 @@ impl Asked {
     /// For an answer that no request asked for: to a refusal, or a greeting before closing.
     pub const NOTHING: Asked =
         Asked { head_only: false, version: Version::Http11, then: Then::Close };
+
+    /// The same, with the connection closed after the answer.
+    pub fn last(self) -> Asked {
+        Asked { then: Then::Close, ..self }
+    }
 }
 
 impl Conversation {
@@ -201,23 +223,39 @@ impl Conversation {
         Some(std::mem::take(&mut self.room))
     }
 
+    /// Takes its buffers back for good, whatever they hold.
+    pub fn leave(&mut self) -> Room {
+        self.state = State::Over;
+        (self.taken, self.searched, self.sent) = (0, 0, 0);
+        self.room.inbound.clear();
+        self.room.outbound.clear();
+        std::mem::take(&mut self.room)
+    }
+
     /// Moves on to the next whole request.
     fn advance(&mut self) -> Result<Option<Front>, Refusal> {
         if let State::Head = self.state {
+            if self.is_caught_up() {
+                return Ok(None);
+            }
+            if let Some(fresh) = self.room.inbound.get(self.taken..)
+                && let Some(front) = self.room.recall(fresh)
+            {
+                return Ok(Some(front));
+            }
             self.skip_empty_lines()?;
             let fresh = self.room.inbound.get(self.taken..).unwrap_or_default();
             if fresh.first().is_some_and(|&byte| byte != b'\r' && !head::may_begin(byte)) {
                 return Err(Refusal::StartLine);
             }
+            // What stands beyond a head's reach must not matter: it may have come along or not.
+            let reach = fresh.get(..self.limits.head_bytes_max).unwrap_or(fresh);
             let mut searched = self.searched.saturating_sub(self.taken);
-            let end = head::end(fresh, &mut searched)?;
+            let end = head::end(reach, &mut searched)?;
             self.searched = self.taken + searched;
-            let max = self.limits.head_bytes_max;
-            let Some(length) = end.filter(|&length| length <= max) else {
-                return match fresh.len() > max {
-                    true if fresh.get(..max).is_some_and(|head| head.contains(&b'\n')) => {
-                        Err(Refusal::HeadTooLarge)
-                    }
+            let Some(length) = end else {
+                return match fresh.len() > reach.len() {
+                    true if reach.contains(&b'\n') => Err(Refusal::HeadTooLarge),
                     true => Err(Refusal::TargetTooLong),
                     false => Ok(None),
                 };
@@ -226,6 +264,7 @@ impl Conversation {
             let body = Body::of(Of::Request, head.version, &head.digest, &self.limits)?;
             let front = Front { length, asked: Asked::by(&head) };
             if body.is_empty() {
+                self.room.learn(self.taken, front);
                 return Ok(Some(front));
             }
             self.owes_continue = head.digest.expects_continue && head.version == Version::Http11;
@@ -286,7 +325,8 @@ impl Conversation {
 
     /// Sends `100 Continue` once no earlier answer is due before it (RFC 9110 section 10.1.1).
     fn offer_to_continue(&mut self) {
-        if self.owes_continue && self.unanswered == 0 {
+        let waits = self.owes_continue && matches!(self.state, State::Body(..));
+        if waits && self.unanswered == 0 {
             self.owes_continue = false;
             self.room.outbound.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }

@@ -117,7 +117,7 @@ fn read_version(bytes: &[u8]) -> Option<Result<Version, Refusal>> {
 fn path<'a>(method: Method<'_>, target: &'a [u8]) -> Option<Cow<'a, [u8]>> {
     match (method, target) {
         // The authority-form names no resource of ours; the method will be refused.
-        (Method::Connect, _) => is_authority(target).then_some(Cow::Borrowed(target)),
+        (Method::Connect, _) => (!port(target)?.is_empty()).then_some(Cow::Borrowed(target)),
         (Method::Options, b"*") => Some(Cow::Borrowed(target)),
         (_, b"/") => Some(Cow::Borrowed(target)),
         (_, [b'/', ..]) => decoded(target),
@@ -197,9 +197,14 @@ pub(super) fn hex(digit: u8) -> Option<u8> {
 
 /// `uri-host [ ":" port ]`, not empty (RFC 9110 sections 4.2.1 and 7.2).
 fn is_authority(bytes: &[u8]) -> bool {
+    port(bytes).is_some()
+}
+
+/// The port of an authority, empty if it has none; `None` for no authority at all.
+fn port(bytes: &[u8]) -> Option<&[u8]> {
     let (host_is_valid, port) = match bytes {
         [b'[', rest @ ..] => {
-            let Some((address, after)) = split(rest, b']') else { return false };
+            let (address, after) = split(rest, b']')?;
             let address = std::str::from_utf8(address).ok().map(str::parse::<Ipv6Addr>);
             let port = if after.is_empty() { Some(after) } else { after.strip_prefix(b":") };
             (matches!(address, Some(Ok(_))) && port.is_some(), port.unwrap_or_default())
@@ -212,7 +217,7 @@ fn is_authority(bytes: &[u8]) -> bool {
     // `http://host:/` is valid: an empty port is the default one (RFC 3986 section 3.2.3).
     let port_is_valid =
         port.is_empty() || decimal(port).is_some_and(|port| u16::try_from(port).is_ok());
-    host_is_valid && port_is_valid
+    (host_is_valid && port_is_valid).then_some(port)
 }
 
 /// The fields of a head, checked once and found again when asked for.
@@ -491,6 +496,14 @@ fn find(bytes: &[u8], wanted: u8) -> Option<usize> {
     }
     let at = rest.iter().position(|&byte| byte == wanted)?;
     Some(words.len() * 8 + at)
+}
+
+/// Whether `bytes` begin so, eight at a time: musl compares one by one.
+pub(super) fn begins(bytes: &[u8], so: &[u8]) -> bool {
+    let Some(bytes) = bytes.get(..so.len()) else { return false };
+    let ((words, rest), (so_words, so_rest)) = (bytes.as_chunks::<8>(), so.as_chunks::<8>());
+    let equal = |(a, b): (&[u8; 8], &[u8; 8])| u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b);
+    words.iter().zip(so_words).all(equal) && rest.iter().eq(so_rest)
 }
 
 /// What stands before and after the first `at`.
