@@ -91,11 +91,15 @@ fn imports_never_point_back() {
 fn what_a_peer_sent_is_never_unwrapped_or_indexed() {
     // Clippy refuses these for everything below `http`, if the first line asks it to.
     let http = read(&root().join("common/src/http.rs"));
-    assert!(http.contains(
-        "#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]"
-    ));
+    assert!(
+        http.contains(
+            "#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]"
+        )
+    );
     let mut paths = sources("common/src/http");
-    paths.extend(["http.rs", "json.rs", "server.rs"].map(|file| root().join("common/src").join(file)));
+    paths.extend(
+        ["http.rs", "json.rs", "server.rs"].map(|file| root().join("common/src").join(file)),
+    );
     for path in paths {
         for (number, line) in code(&path) {
             for call in [".unwrap()", ".expect(", "unreachable!", "panic!", "todo!"] {

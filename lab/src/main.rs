@@ -1,1 +1,50 @@
-fn main() {}
+//! `lab`: the tool around the services. Each verb has its own module; here it is found by name.
+
+mod up;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Something that `lab` can do.
+struct Verb {
+    name: &'static str,
+    /// What `--help` prints of it.
+    usage: &'static str,
+    /// Does it, told the arguments behind its name. `Err` says which of them is wrong.
+    run: fn(&[String]) -> Result<ExitCode, String>,
+}
+
+const VERBS: &[Verb] = &[Verb { name: "up", usage: up::USAGE, run: up::run }];
+
+fn main() -> ExitCode {
+    // What is not UTF-8 fits no argument, and is shown in the mistake.
+    let arguments = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let arguments: Vec<String> = arguments.collect();
+    let Some((name, rest)) = arguments.split_first().filter(|(name, _)| !asks_for_help(name))
+    else {
+        return print(&VERBS.iter().map(|verb| verb.usage).collect::<String>());
+    };
+    let Some(verb) = VERBS.iter().find(|verb| verb.name == name) else {
+        return mistake(&format!("{name:?} is not known here; see lab --help"));
+    };
+    if rest.iter().any(|word| asks_for_help(word)) {
+        return print(verb.usage);
+    }
+    (verb.run)(rest).unwrap_or_else(|line| mistake(&line))
+}
+
+fn asks_for_help(word: &str) -> bool {
+    matches!(word, "--help" | "-h")
+}
+
+fn print(page: &str) -> ExitCode {
+    match io::stdout().write_all(page.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn mistake(line: &str) -> ExitCode {
+    eprintln!("lab: {line}");
+    ExitCode::from(2)
+}
