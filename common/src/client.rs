@@ -347,12 +347,17 @@ impl State {
         None
     }
 
-    /// Puts a call that was not answered back to the front, once; then it fails.
+    /// Puts a call that was not answered, which is nobody's fault, back to the front.
+    fn put_back(&mut self, index: usize) {
+        self.queue.push_front(index);
+    }
+
+    /// The same, once; then the call fails.
     fn ask_again(&mut self, index: usize, failure: Failure) {
         match &mut self.calls[index] {
             Slot::Asked { again: again @ false, .. } => {
                 *again = true;
-                self.queue.push_front(index);
+                self.put_back(index);
             }
             _ => self.finish(index, Err(failure)),
         }
@@ -628,23 +633,29 @@ impl Connection {
         Ok(if self.input_ended { Then::Close } else { Then::Keep })
     }
 
-    /// Gives back the calls that were not answered: to be asked again on another connection,
+    /// Gives back the calls that were not answered, to be asked again on another connection,
     /// except the one that may itself have been the reason.
     fn give_back(mut self, end: Result<(), Failure>) {
         let mut state = self.entry.shared.state.borrow_mut();
         let failure = end.err().unwrap_or(Failure::Protocol(Refusal::Short));
+        let owed = self.unanswered.len();
         if end.is_err() {
-            state.distrust(self.unanswered.len(), runtime::now());
+            state.distrust(owed, runtime::now());
         }
-        let aged = self.served && failure == Failure::Protocol(Refusal::Short);
-        if end.is_err()
-            && (!aged || self.call.has_begun())
-            && let Some(index) = self.unanswered.pop_front()
-        {
+        let closed = failure == Failure::Protocol(Refusal::Short) && !self.call.has_begun();
+        // An announced end, or old age. It has answered somebody before, so that calls which
+        // are put back each time come to their turn.
+        let harmless = end.is_ok() || closed && self.served;
+        let suspect = !harmless && !(closed && owed > 1);
+        if suspect && let Some(index) = self.unanswered.pop_front() {
             state.finish(index, Err(failure));
         }
         for index in self.unanswered.drain(..).rev() {
-            state.ask_again(index, failure);
+            if harmless {
+                state.put_back(index);
+            } else {
+                state.ask_again(index, failure);
+            }
         }
     }
 }

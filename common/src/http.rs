@@ -255,3 +255,10 @@ pub struct Limits {
     /// The body, without what chunking adds.
     pub body_bytes_max: u64,
 }
+
+/// The input in every way that a network may deliver it: whole, cut at every place, byte by byte.
+#[cfg(test)]
+fn every_way(input: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
+    let cuts = (1..input.len()).map(|at| <[_; 2]>::from(input.split_at(at)).to_vec());
+    std::iter::once(vec![input]).chain(cuts).chain([input.chunks(1).collect()])
+}

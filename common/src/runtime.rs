@@ -680,3 +680,256 @@ fn worker<T>(with: impl FnOnce(&Worker) -> T) -> T {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    /// Runs on a thread of its own, as each thread is one worker.
+    fn on_a_worker<T: Send + 'static>(test: impl AsyncFnOnce(Ending) -> T + Send + 'static) -> T {
+        let ending = Ending::default();
+        std::thread::spawn(move || run(&ending.clone(), test(ending)).expect("a worker"))
+            .join()
+            .expect("the test's thread")
+    }
+
+    fn pair() -> (Watched<UnixStream>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        ours.set_nonblocking(true).expect("a socket that can");
+        (Watched::new(ours), theirs)
+    }
+
+    async fn read(from: &Watched<UnixStream>) -> Vec<u8> {
+        let mut bytes = [0; 64];
+        let count = poll_fn(|cx| from.poll_read(cx, &mut bytes)).await.expect("a read");
+        bytes[..count].to_vec()
+    }
+
+    #[test]
+    fn what_comes_is_read_in_order_and_then_the_end() {
+        on_a_worker(async |_| {
+            let (ours, mut theirs) = pair();
+            let thread = std::thread::spawn(move || {
+                for word in [&b"first"[..], b"second"] {
+                    theirs.write_all(word).expect("a write");
+                    theirs.read_exact(&mut [0]).expect("an acknowledgement");
+                }
+            });
+            for word in [&b"first"[..], b"second"] {
+                assert_eq!(read(&ours).await, word);
+                ours.attempt(Direction::Out, |mut io| io.write(b"!")).await.expect("a write");
+            }
+            assert_eq!(read(&ours).await, b"");
+            assert_eq!(read(&ours).await, b"", "the end stays the end");
+            thread.join().expect("the other side");
+        });
+    }
+
+    #[test]
+    fn an_end_that_comes_with_the_last_bytes_is_seen_after_a_short_read() {
+        on_a_worker(async |_| {
+            let (ours, mut theirs) = pair();
+            // Watched already, so that bytes and end come in one event.
+            assert!(within(now(), read(&ours)).await.is_none());
+            theirs.write_all(b"last").expect("a write");
+            drop(theirs);
+            assert_eq!(read(&ours).await, b"last");
+            assert_eq!(read(&ours).await, b"");
+        });
+    }
+
+    #[test]
+    fn a_full_socket_is_written_on_when_there_is_room() {
+        on_a_worker(async |_| {
+            let (ours, mut theirs) = pair();
+            let mut sent = 0;
+            let block = [7; 64 << 10];
+            let write = |mut io: &UnixStream| io.write(&block);
+            while let Some(count) = within(now(), ours.attempt(Direction::Out, write)).await {
+                sent += count.expect("a write");
+            }
+            let thread = std::thread::spawn(move || {
+                let mut taken = 0;
+                let mut bytes = [0; 4096];
+                while let Ok(count @ 1..) = theirs.read(&mut bytes) {
+                    taken += count;
+                }
+                taken
+            });
+            sent += ours.attempt(Direction::Out, write).await.expect("room again");
+            drop(ours);
+            assert_eq!(thread.join().expect("the other side"), sent);
+        });
+    }
+
+    #[test]
+    fn a_deadline_ends_a_wait_and_never_too_early() {
+        on_a_worker(async |_| {
+            let (ours, _theirs) = pair();
+            let at = now() + Duration::from_millis(3);
+            assert!(within(at, read(&ours)).await.is_none());
+            assert!(Instant::now() >= at);
+            let at = now() + Duration::from_millis(1);
+            sleep_until(at).await;
+            assert!(now() >= at);
+        });
+    }
+
+    #[test]
+    fn of_many_deadlines_each_comes_and_none_too_early() {
+        on_a_worker(async |_| {
+            let left = Rc::new(Cell::new(4));
+            for wait in [7, 1, 5, 3].map(Duration::from_millis) {
+                let left = Rc::clone(&left);
+                spawn(async move {
+                    let at = now() + wait;
+                    sleep_until(at).await;
+                    assert!(Instant::now() >= at);
+                    left.set(left.get() - 1);
+                });
+            }
+            while left.get() > 0 {
+                sleep_until(now() + Duration::from_millis(1)).await;
+            }
+        });
+    }
+
+    #[test]
+    fn a_dropped_wait_leaves_no_deadline_behind() {
+        on_a_worker(async |_| {
+            for _ in 0..1000 {
+                let at = now() + Duration::from_secs(3600);
+                assert!(matches!(either(async {}, sleep_until(at)).await, Either::First(())));
+            }
+            give_way().await;
+            worker(|worker| {
+                assert_eq!(worker.next_due.get(), None);
+                assert!(worker.slots.borrow().is_empty());
+            });
+        });
+    }
+
+    #[test]
+    fn whoever_gives_way_lets_the_others_go_first() {
+        let order = on_a_worker(async |_| {
+            let order = Rc::new(RefCell::new(Vec::new()));
+            for name in ["a", "b"] {
+                let order = Rc::clone(&order);
+                spawn(async move {
+                    for _ in 0..2 {
+                        order.borrow_mut().push(name);
+                        give_way().await;
+                    }
+                });
+            }
+            for _ in 0..4 {
+                give_way().await;
+            }
+            order.take()
+        });
+        assert_eq!(order, ["a", "b", "a", "b"]);
+    }
+
+    #[test]
+    fn a_panic_ends_its_own_task_alone() {
+        on_a_worker(async |_| {
+            let done = Rc::new(Cell::new(false));
+            spawn(async { panic!("as this test wants it") });
+            let ours = Rc::clone(&done);
+            spawn(async move { ours.set(true) });
+            give_way().await;
+            assert!(done.get());
+        });
+    }
+
+    #[test]
+    fn another_thread_wakes_a_task() {
+        on_a_worker(async |_| {
+            let shared = Arc::new(Mutex::new((false, None::<Waker>)));
+            let theirs = Arc::clone(&shared);
+            let (told, tell) = std::sync::mpsc::channel();
+            let thread = std::thread::spawn(move || {
+                tell_when_waiting(&tell);
+                let mut state = lock(&theirs);
+                state.0 = true;
+                state.1.take().expect("somebody waits").wake();
+            });
+            poll_fn(|cx| {
+                let mut state = lock(&shared);
+                if state.0 {
+                    return Poll::Ready(());
+                }
+                state.1 = Some(cx.waker().clone());
+                let _ = told.send(());
+                Poll::Pending
+            })
+            .await;
+            thread.join().expect("the other thread");
+        });
+
+        fn tell_when_waiting(waiting: &std::sync::mpsc::Receiver<()>) {
+            waiting.recv().expect("the worker waits");
+        }
+    }
+
+    #[test]
+    fn the_ending_wakes_every_task_of_every_worker() {
+        let ending = Ending::default();
+        let (waiting, all_wait) = std::sync::mpsc::channel();
+        let workers: Vec<_> = (0..2)
+            .map(|_| {
+                let (ending, waiting) = (ending.clone(), waiting.clone());
+                std::thread::spawn(move || {
+                    run(&ending.clone(), async {
+                        let seen = Rc::new(Cell::new(0));
+                        for _ in 0..3 {
+                            let (ending, seen) = (ending.clone(), Rc::clone(&seen));
+                            spawn(async move {
+                                ending.raised().await;
+                                seen.set(seen.get() + 1);
+                            });
+                        }
+                        give_way().await;
+                        waiting.send(()).expect("the test waits");
+                        ending.raised().await;
+                        while seen.get() < 3 {
+                            give_way().await;
+                        }
+                    })
+                })
+            })
+            .collect();
+        for _ in &workers {
+            all_wait.recv().expect("a worker that waits");
+        }
+        ending.raise();
+        for worker in workers {
+            worker.join().expect("a worker").expect("its end");
+        }
+    }
+
+    #[test]
+    fn a_place_is_used_again_and_a_late_wake_harms_nobody() {
+        on_a_worker(async |_| {
+            for round in 0..100 {
+                let (ours, mut theirs) = pair();
+                let done = Rc::new(Cell::new(false));
+                let noted = Rc::clone(&done);
+                spawn(async move {
+                    assert_eq!(read(&ours).await, b"x");
+                    noted.set(true);
+                });
+                give_way().await;
+                theirs.write_all(b"x").expect("a write");
+                while !done.get() {
+                    give_way().await;
+                }
+                worker(|worker| {
+                    assert_eq!(worker.slots.borrow().len(), 1, "round {round}");
+                    assert_eq!(worker.sources.borrow().len(), 1, "round {round}");
+                });
+            }
+        });
+    }
+}

@@ -517,3 +517,732 @@ fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (line, rest) = split(bytes, b'\n')?;
     Some((line.strip_suffix(b"\r")?, rest))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::super::{Status, every_way};
+    use super::*;
+
+    /// Some bytes, and what they are to be taken for.
+    type Case<T> = (&'static [u8], T);
+
+    /// A request head, and what it shows once it has been found good.
+    fn read(head: &[u8]) -> Result<Request<'_>, Refusal> {
+        request(head).map(|_| reread(head).unwrap())
+    }
+
+    fn with_line(line: &[u8]) -> Vec<u8> {
+        [line, b"\r\nHost: h\r\n\r\n"].concat()
+    }
+
+    fn with_fields(fields: &[u8]) -> Vec<u8> {
+        [b"GET / HTTP/1.1\r\nHost: h\r\n", fields, b"\r\n"].concat()
+    }
+
+    #[test]
+    fn a_request_line_has_three_words_and_two_spaces() {
+        const CASES: &[Case<Result<(), Refusal>>] = &[
+            (b"GET / HTTP/1.1", Ok(())),
+            (b"get / HTTP/1.1", Ok(())),
+            (b"BREW / HTTP/1.1", Ok(())),
+            (b"!#$%&'*+-.^_`|~09azAZ / HTTP/1.1", Ok(())),
+            (b"", Err(Refusal::StartLine)),
+            (b" ", Err(Refusal::StartLine)),
+            (b"GET", Err(Refusal::StartLine)),
+            (b"GET /", Err(Refusal::StartLine)),
+            (b"GET HTTP/1.1", Err(Refusal::StartLine)),
+            (b" GET / HTTP/1.1", Err(Refusal::StartLine)),
+            (b"GET / HTTP/1.1 ", Err(Refusal::StartLine)),
+            (b"GET  / HTTP/1.1", Err(Refusal::StartLine)),
+            (b"GET /  HTTP/1.1", Err(Refusal::StartLine)),
+            (b"GET / / HTTP/1.1", Err(Refusal::StartLine)),
+            (b"GET\t/ HTTP/1.1", Err(Refusal::StartLine)),
+            (b"GET /\tHTTP/1.1", Err(Refusal::StartLine)),
+            (b"GET\x0b/\x0bHTTP/1.1", Err(Refusal::StartLine)),
+            (b"GET\r/ HTTP/1.1", Err(Refusal::StartLine)),
+            (b"GET: / HTTP/1.1", Err(Refusal::StartLine)),
+            (b"G(T / HTTP/1.1", Err(Refusal::StartLine)),
+            (b"G\0T / HTTP/1.1", Err(Refusal::StartLine)),
+            (b"G\xc3\x89T / HTTP/1.1", Err(Refusal::StartLine)),
+            (b"\"GET\" / HTTP/1.1", Err(Refusal::StartLine)),
+        ];
+        for (line, expected) in CASES {
+            let case = line.escape_ascii();
+            assert_eq!(read(&with_line(line)).map(drop), *expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_method_is_known_by_its_exact_token() {
+        let known: &[Method<'_>] = &[
+            Method::Get,
+            Method::Head,
+            Method::Post,
+            Method::Put,
+            Method::Delete,
+            Method::Options,
+            Method::Trace,
+            Method::Patch,
+            Method::Other(b"Get"),
+            Method::Other(b"GETS"),
+            Method::Other(b"PRI"),
+        ];
+        for method in known {
+            let head = with_line(&[method.token(), b" / HTTP/1.1"].concat());
+            assert_eq!(read(&head).unwrap().method, *method);
+        }
+    }
+
+    #[test]
+    fn a_version_is_one_of_the_first_or_refused() {
+        const CASES: &[Case<Result<Version, Refusal>>] = &[
+            (b"HTTP/1.0", Ok(Version::Http10)),
+            (b"HTTP/1.1", Ok(Version::Http11)),
+            (b"HTTP/1.2", Ok(Version::Http11)),
+            (b"HTTP/1.9", Ok(Version::Http11)),
+            (b"HTTP/0.9", Err(Refusal::Version)),
+            (b"HTTP/2.0", Err(Refusal::Version)),
+            (b"HTTP/9.9", Err(Refusal::Version)),
+            (b"", Err(Refusal::StartLine)),
+            (b"HTTP/1", Err(Refusal::StartLine)),
+            (b"HTTP/2", Err(Refusal::StartLine)),
+            (b"HTTP/1.", Err(Refusal::StartLine)),
+            (b"HTTP/.1", Err(Refusal::StartLine)),
+            (b"HTTP/1.10", Err(Refusal::StartLine)),
+            (b"HTTP/01.1", Err(Refusal::StartLine)),
+            (b"HTTP/1,1", Err(Refusal::StartLine)),
+            (b"HTTP/1.x", Err(Refusal::StartLine)),
+            (b"HTTP/1.1\0", Err(Refusal::StartLine)),
+            (b"HTTP/1.1\r", Err(Refusal::StartLine)),
+            (b"HTTP 1.1", Err(Refusal::StartLine)),
+            (b"http/1.1", Err(Refusal::StartLine)),
+            (b"HTTPS/1.1", Err(Refusal::StartLine)),
+            (b"ICY/1.1", Err(Refusal::StartLine)),
+        ];
+        for (version, expected) in CASES {
+            let head = with_line(&[b"GET / ", *version].concat());
+            let found = read(&head).map(|request| request.version);
+            assert_eq!(found, *expected, "{}", version.escape_ascii());
+            let head = [version, &b" 200 OK\r\n\r\n"[..]].concat();
+            let found = response(&head).map(|head| head.version);
+            assert_eq!(found, *expected, "{}", head.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn the_preface_of_http_2_is_a_version_not_spoken() {
+        let head = b"PRI * HTTP/2.0\r\n\r\n";
+        assert_eq!(request(head).map(drop), Err(Refusal::Version));
+    }
+
+    #[test]
+    fn a_target_fits_its_method_and_is_shown_decoded() {
+        const CASES: &[Case<Option<&[u8]>>] = &[
+            // The origin-form.
+            (b"GET /", Some(b"/")),
+            (b"GET /healthz", Some(b"/healthz")),
+            (b"GET /a/b//../c/.", Some(b"/a/b//../c/.")),
+            (b"GET //h/p", Some(b"//h/p")),
+            (b"GET /-._~!$&'()*+,;=:@", Some(b"/-._~!$&'()*+,;=:@")),
+            (b"OPTIONS /x", Some(b"/x")),
+            // Escapes.
+            (b"GET /%74raceback", Some(b"/traceback")),
+            (b"GET /%2f%2F%25%3f%23", Some(b"///%?#")),
+            (b"GET /%2574", Some(b"/%74")),
+            (b"GET /%00%0d%0A%7f%fF", Some(b"/\0\r\n\x7f\xff")),
+            (b"GET /%c3%a9", Some(b"/\xc3\xa9")),
+            (b"GET /%", None),
+            (b"GET /%7", None),
+            (b"GET /%7?4", None),
+            (b"GET /%7g", None),
+            (b"GET /%+7", None),
+            (b"GET /%%74", None),
+            (b"GET /%u0074", None),
+            // Queries, which say nothing here but have a grammar all the same.
+            (b"GET /?", Some(b"/")),
+            (b"GET /a?b=c&d=%20", Some(b"/a")),
+            (b"GET /a??/b:@", Some(b"/a")),
+            (b"GET /%41?%42", Some(b"/A")),
+            (b"GET /?%", None),
+            (b"GET /?%4", None),
+            (b"GET /?a[]=b", None),
+            (b"GET /?\xff", None),
+            // Bytes that must be escaped.
+            (b"GET /#", None),
+            (b"GET /a#b", None),
+            (b"GET /?a#b", None),
+            (b"GET /\xc3\xa9", None),
+            (b"GET /\0", None),
+            (b"GET /\x7f", None),
+            (b"GET /a\tb", None),
+            (b"GET /a\rb", None),
+            (b"GET /\\", None),
+            (b"GET /\"", None),
+            (b"GET /<>", None),
+            (b"GET /^`{|}", None),
+            (b"GET /[1]", None),
+            // The absolute-form.
+            (b"GET http://h/a?b", Some(b"/a")),
+            (b"GET HTTP://H:80/%41", Some(b"/A")),
+            (b"GET http://h", Some(b"/")),
+            (b"GET http://h:", Some(b"/")),
+            (b"GET http://h?q", Some(b"/")),
+            (b"GET http://h?%", None),
+            (b"GET http://[::1]:8000/x", Some(b"/x")),
+            (b"OPTIONS http://h", Some(b"*")),
+            (b"OPTIONS http://h/", Some(b"/")),
+            (b"OPTIONS http://h?q", Some(b"/")),
+            (b"GET http://", None),
+            (b"GET http:///a", None),
+            (b"GET http://?q", None),
+            (b"GET http://:80/", None),
+            (b"GET http://u@h/", None),
+            (b"GET http://u:p@h/", None),
+            (b"GET http://h:80:80/", None),
+            (b"GET http://h:65536/", None),
+            (b"GET http://h:+80/", None),
+            (b"GET http://h%/", None),
+            (b"GET http://h#f", None),
+            (b"GET http://h\\a", None),
+            (b"GET http://[::1/", None),
+            (b"GET http:/h/", None),
+            (b"GET http:", None),
+            (b"GET https://h/", None),
+            (b"GET ftp://h/", None),
+            (b"GET h/a", None),
+            (b"GET ?q", None),
+            (b"GET %2f", None),
+            // The asterisk-form.
+            (b"OPTIONS *", Some(b"*")),
+            (b"OPTIONS **", None),
+            (b"OPTIONS *?q", None),
+            (b"GET *", None),
+            (b"HEAD *", None),
+            (b"options *", None),
+            // The authority-form, whose port is required (RFC 9110 9.3.6).
+            (b"CONNECT h:443", Some(b"h:443")),
+            (b"CONNECT 1.2.3.4:1", Some(b"1.2.3.4:1")),
+            (b"CONNECT [::1]:443", Some(b"[::1]:443")),
+            (b"CONNECT h", None),
+            (b"CONNECT h:", None),
+            (b"CONNECT [::1]", None),
+            (b"CONNECT [::1]:", None),
+            (b"CONNECT :443", None),
+            (b"CONNECT h:x", None),
+            (b"CONNECT h:65536", None),
+            (b"CONNECT /", None),
+            (b"CONNECT http://h:80/", None),
+            (b"CONNECT *", None),
+            (b"GET h:443", None),
+            (b"OPTIONS h:443", None),
+        ];
+        for (line, expected) in CASES {
+            let case = line.escape_ascii();
+            let head = with_line(&[line, &b" HTTP/1.1"[..]].concat());
+            let found = read(&head).map(|request| request.path.into_owned());
+            let expected = expected.map(<[u8]>::to_vec).ok_or(Refusal::Target);
+            assert_eq!(found, expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_target_holds_the_bytes_of_rfc_3986_and_no_others() {
+        // Each byte alone: what RFC 3986 allows in a path or a query, spelled out.
+        const PATH: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789\
+            -._~!$&'()*+,;=:@/?";
+        for byte in 0..=u8::MAX {
+            for at in [&b"/"[..], b"/?"] {
+                let head = with_line(&[b"GET ", at, &[byte], b" HTTP/1.1"].concat());
+                let case = head.escape_ascii();
+                assert_eq!(read(&head).is_ok(), PATH.contains(&byte), "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_host_is_given_once_and_valid() {
+        const CASES: &[(&[u8], bool, bool)] = &[
+            // The fields, whether they suit HTTP/1.1, and whether they suit HTTP/1.0.
+            (b"Host: h\r\n", true, true),
+            (b"hOST:h\r\n", true, true),
+            (b"Host: \t h \t \r\n", true, true),
+            (b"Host: h:8000\r\n", true, true),
+            (b"Host: h:\r\n", true, true),
+            (b"Host: h:0\r\n", true, true),
+            (b"Host: h:065535\r\n", true, true),
+            (b"Host: api_backend.example.\r\n", true, true),
+            (b"Host: 127.0.0.1\r\n", true, true),
+            (b"Host: %c3%a9-._~!$&'()*+,;=\r\n", true, true),
+            (b"Host: [::1]\r\n", true, true),
+            (b"Host: [2001:DB8::1.2.3.4]:80\r\n", true, true),
+            (b"X-Host: a b\r\nHost: h\r\n", true, true),
+            (b"", false, true),
+            (b"Hosts: h\r\n", false, true),
+            (b"Host:\r\n", false, false),
+            (b"Host: \t\r\n", false, false),
+            (b"Host: h\r\nHost: h\r\n", false, false),
+            (b"Host: h\r\nX: y\r\nhost: i\r\n", false, false),
+            (b"Host:\r\nHost: h\r\n", false, false),
+            (b"Host: h i\r\n", false, false),
+            (b"Host: h/\r\n", false, false),
+            (b"Host: h?\r\n", false, false),
+            (b"Host: h#\r\n", false, false),
+            (b"Host: u@h\r\n", false, false),
+            (b"Host: http://h\r\n", false, false),
+            (b"Host: h\\\r\n", false, false),
+            (b"Host: \xc3\xa9\r\n", false, false),
+            (b"Host: h%\r\n", false, false),
+            (b"Host: h%4\r\n", false, false),
+            (b"Host: :80\r\n", false, false),
+            (b"Host: h:80:80\r\n", false, false),
+            (b"Host: h:-1\r\n", false, false),
+            (b"Host: h:+1\r\n", false, false),
+            (b"Host: h:8 0\r\n", false, false),
+            (b"Host: h:65536\r\n", false, false),
+            (b"Host: h:99999999999999999999999\r\n", false, false),
+            (b"Host: ::1\r\n", false, false),
+            (b"Host: []\r\n", false, false),
+            (b"Host: [::1\r\n", false, false),
+            (b"Host: ::1]\r\n", false, false),
+            (b"Host: [h]\r\n", false, false),
+            (b"Host: [1.2.3.4]\r\n", false, false),
+            (b"Host: [::1]x\r\n", false, false),
+            (b"Host: [::1]:x\r\n", false, false),
+            (b"Host: [::1]80\r\n", false, false),
+            (b"Host: [::\xff]\r\n", false, false),
+            (b"Host: [[::1]]\r\n", false, false),
+        ];
+        for (fields, in_11, in_10) in CASES {
+            for (version, expected) in [("1.1", in_11), ("1.2", in_11), ("1.0", in_10)] {
+                let line = format!("GET / HTTP/{version}\r\n");
+                let head = [line.as_bytes(), fields, b"\r\n"].concat();
+                let expected = if *expected { Ok(()) } else { Err(Refusal::Host) };
+                assert_eq!(read(&head).map(drop), expected, "{}", head.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn the_host_of_a_target_does_not_stand_in_for_the_field() {
+        let head = b"GET http://h/ HTTP/1.1\r\n\r\n";
+        assert_eq!(request(head).map(drop), Err(Refusal::Host));
+    }
+
+    #[test]
+    fn a_field_keeps_to_the_grammar() {
+        const GOOD: &[&[u8]] = &[
+            b"",
+            b"X:\r\n",
+            b"X: \r\n",
+            b"X:y\r\n",
+            b"X: \t y \t z \t \r\n",
+            b"X: a:b::c\r\n",
+            b"X: :\r\n",
+            b"X: \"a\\\"b\" (c)\r\n",
+            b"X: caf\xc3\xa9 \x80\xff\r\n",
+            b"!#$%&'*+-.^_`|~09azAZ: y\r\n",
+            b"X: y\r\nX: z\r\n",
+        ];
+        const BAD: &[&[u8]] = &[
+            // Folds, and what looks like one.
+            b"X: y\r\n z\r\n",
+            b"X: y\r\n\tz\r\n",
+            b"X: y\r\n \r\n",
+            b" X: y\r\n",
+            b"\tX: y\r\n",
+            b" \r\n",
+            // Names.
+            b"X : y\r\n",
+            b"X\t: y\r\n",
+            b"X Y: z\r\n",
+            b": y\r\n",
+            b":\r\n",
+            b"X\r\n",
+            b"X(Y): z\r\n",
+            b"\"X\": y\r\n",
+            b"X\0: y\r\n",
+            b"X\r: y\r\n",
+            b"\xc3\xa9: y\r\n",
+            b"\x7fX: y\r\n",
+            // Values.
+            b"X: y\0z\r\n",
+            b"X: \0\r\n",
+            b"X: y\rz\r\n",
+            b"X: y\r\r\n",
+            b"X: \r\r\n",
+            b"X:\r y\r\n",
+            b"X: y\nZ: z\r\n",
+            b"X: y\x0bz\r\n",
+            b"X: \x0c\r\n",
+            b"X: y\x7f\r\n",
+            b"X: \x1b[2J\r\n",
+        ];
+        for fields in GOOD {
+            let head = with_fields(fields);
+            assert!(request(&head).is_ok(), "{}", fields.escape_ascii());
+        }
+        for fields in BAD {
+            let (head, case) = (with_fields(fields), fields.escape_ascii());
+            assert_eq!(request(&head).map(drop), Err(Refusal::Field), "{case}");
+            let head = [b"HTTP/1.1 200 OK\r\n", *fields, b"\r\n"].concat();
+            assert_eq!(response(&head).map(drop), Err(Refusal::Field), "{case}");
+        }
+    }
+
+    #[test]
+    fn every_byte_stands_only_where_the_grammar_has_it() {
+        const TCHAR: &[u8] = b"!#$%&'*+-.^_`|~0123456789\
+            abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+        for byte in 0..=u8::MAX {
+            let token = TCHAR.contains(&byte);
+            let text = matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
+            // In the first eight bytes and behind them: more than one is looked at at once.
+            for before in ["", "a", "abcdefg", "abcdefghijklmnopq"] {
+                let word = [before.as_bytes(), &[byte], b"z"].concat();
+                let case = word.escape_ascii().to_string();
+                let head = with_line(&[&word, &b" / HTTP/1.1"[..]].concat());
+                assert_eq!(request(&head).is_ok(), token, "method {case}");
+                let head = with_fields(&[&word, &b": y\r\n"[..]].concat());
+                let ends_name = byte == b':' && !before.is_empty();
+                assert_eq!(request(&head).is_ok(), token || ends_name, "name {case}");
+                let head = with_fields(&[b"X: ", &word[..], b"\r\n"].concat());
+                assert_eq!(request(&head).is_ok(), text, "value {case}");
+                let head = [b"HTTP/1.1 200 ", &word[..], b"\r\n\r\n"].concat();
+                assert_eq!(response(&head).is_ok(), text, "reason {case}");
+            }
+            assert_eq!(may_begin(byte), token, "{byte:#x}");
+            assert_eq!(is_field(byte), text, "{byte:#x}");
+            let digit = char::from(byte).to_digit(16);
+            assert_eq!(hex(byte).map(u32::from), digit, "{byte:#x}");
+        }
+    }
+
+    #[test]
+    fn a_field_is_found_by_its_name_in_any_case() {
+        let head = with_fields(b"Ab:  first \t\r\nAb-c: \xe9\r\naB: second\r\nEmpty:\r\n");
+        let fields = read(&head).unwrap().fields;
+        for (name, expected) in [
+            ("ab", Some(&b"first"[..])),
+            ("AB", Some(b"first")),
+            ("ab-C", Some(b"\xe9")),
+            ("host", Some(b"h")),
+            ("empty", Some(b"")),
+            ("a", None),
+            ("ab-", None),
+            ("", None),
+            ("get / http/1.1", None),
+        ] {
+            assert_eq!(fields.get(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_length_is_one_number_in_digits() {
+        const CASES: &[Case<Result<Option<u64>, Refusal>>] = &[
+            (b"X-Content-Length: 1\r\nContent-Lengt: 1\r\n", Ok(None)),
+            (b"Content-Length: 0\r\n", Ok(Some(0))),
+            (b"CONTENT-length:\t5 \r\n", Ok(Some(5))),
+            (b"Content-Length: 0005\r\n", Ok(Some(5))),
+            (b"Content-Length: 00000000000000000000000000000005\r\n", Ok(Some(5))),
+            (b"Content-Length: 18446744073709551615\r\n", Ok(Some(u64::MAX))),
+            (b"Content-Length: 18446744073709551616\r\n", Err(Refusal::Length)),
+            (b"Content-Length: 99999999999999999999999999999\r\n", Err(Refusal::Length)),
+            (b"Content-Length:\r\n", Err(Refusal::Length)),
+            (b"Content-Length: \t \r\n", Err(Refusal::Length)),
+            (b"Content-Length: +5\r\n", Err(Refusal::Length)),
+            (b"Content-Length: -5\r\n", Err(Refusal::Length)),
+            (b"Content-Length: -0\r\n", Err(Refusal::Length)),
+            (b"Content-Length: 5.0\r\n", Err(Refusal::Length)),
+            (b"Content-Length: 5e1\r\n", Err(Refusal::Length)),
+            (b"Content-Length: 0x5\r\n", Err(Refusal::Length)),
+            (b"Content-Length: f\r\n", Err(Refusal::Length)),
+            (b"Content-Length: 1_0\r\n", Err(Refusal::Length)),
+            (b"Content-Length: 5 5\r\n", Err(Refusal::Length)),
+            (b"Content-Length: 5,5\r\n", Err(Refusal::Length)),
+            (b"Content-Length: 5, 6\r\n", Err(Refusal::Length)),
+            (b"Content-Length: 5,\r\n", Err(Refusal::Length)),
+            (b"Content-Length: 5;q=1\r\n", Err(Refusal::Length)),
+            (b"Content-Length: \"5\"\r\n", Err(Refusal::Length)),
+            (b"Content-Length: \xd9\xa5\r\n", Err(Refusal::Length)),
+            (b"Content-Length: 5\r\nContent-Length: 5\r\n", Err(Refusal::Length)),
+            (b"Content-Length: 5\r\ncontent-length: 6\r\n", Err(Refusal::Length)),
+            (b"Content-Length: 0\r\nX: y\r\nContent-Length: 0\r\n", Err(Refusal::Length)),
+        ];
+        for (fields, expected) in CASES {
+            let (head, case) = (with_fields(fields), fields.escape_ascii());
+            assert_eq!(request(&head).map(|head| head.digest.length), *expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_coding_is_chunked_alone_or_nothing_that_is_undone_here() {
+        const CASES: &[Case<Option<Coding>>] = &[
+            (b"TE: chunked\r\n", None),
+            (b"Transfer-Encoding: chunked\r\n", Some(Coding::Chunked)),
+            (b"transfer-ENCODING:\tChUnKeD \r\n", Some(Coding::Chunked)),
+            // `chunked` is missing, comes twice, or does not come last.
+            (b"Transfer-Encoding:\r\n", Some(Coding::NotFinal)),
+            (b"Transfer-Encoding: ,\r\n", Some(Coding::NotFinal)),
+            (b"Transfer-Encoding: identity\r\n", Some(Coding::NotFinal)),
+            (b"Transfer-Encoding: gzip\r\n", Some(Coding::NotFinal)),
+            (b"Transfer-Encoding: gzip, deflate\r\n", Some(Coding::NotFinal)),
+            (b"Transfer-Encoding: chunked, gzip\r\n", Some(Coding::NotFinal)),
+            (b"Transfer-Encoding: chunked, identity\r\n", Some(Coding::NotFinal)),
+            (b"Transfer-Encoding: chunked,\r\n", Some(Coding::NotFinal)),
+            (b"Transfer-Encoding: chunked, chunked\r\n", Some(Coding::NotFinal)),
+            (
+                b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+                Some(Coding::NotFinal),
+            ),
+            (
+                b"Transfer-Encoding: chunked\r\nX: y\r\ntransfer-encoding: identity\r\n",
+                Some(Coding::NotFinal),
+            ),
+            // Others are not undone, wherever they stand.
+            (b"Transfer-Encoding: gzip, chunked\r\n", Some(Coding::Unknown)),
+            (b"Transfer-Encoding: X-Gzip, deflate,\tCHUNKED\r\n", Some(Coding::Unknown)),
+            (b"Transfer-Encoding: x-gzip\r\nTransfer-Encoding: chunked\r\n", Some(Coding::Unknown)),
+            (b"Transfer-Encoding: ,chunked\r\n", Some(Coding::Unknown)),
+            (b"Transfer-Encoding: cow\r\n", Some(Coding::Unknown)),
+            (b"Transfer-Encoding: cow, chunked\r\n", Some(Coding::Unknown)),
+            (b"Transfer-Encoding: chunked, cow\r\n", Some(Coding::Unknown)),
+            (b"Transfer-Encoding: gzip, cow\r\n", Some(Coding::Unknown)),
+            // What some readers take for `chunked`.
+            (b"Transfer-Encoding: xchunked\r\n", Some(Coding::Unknown)),
+            (b"Transfer-Encoding: chunkedx\r\n", Some(Coding::Unknown)),
+            (b"Transfer-Encoding: chunked chunked\r\n", Some(Coding::Unknown)),
+            (b"Transfer-Encoding: \"chunked\"\r\n", Some(Coding::Unknown)),
+            (b"Transfer-Encoding: 'chunked'\r\n", Some(Coding::Unknown)),
+            (b"Transfer-Encoding: chunked;a=b\r\n", Some(Coding::Unknown)),
+            (b"Transfer-Encoding: chunked;\r\n", Some(Coding::Unknown)),
+            (b"Transfer-Encoding: chunked\xa0\r\n", Some(Coding::Unknown)),
+            (b"Transfer-Encoding: chun ked\r\n", Some(Coding::Unknown)),
+        ];
+        for (fields, expected) in CASES {
+            let (head, case) = (with_fields(fields), fields.escape_ascii());
+            assert_eq!(request(&head).unwrap().digest.coding, *expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn connection_options_are_a_list_in_any_case() {
+        const CASES: &[(&[u8], bool, bool)] = &[
+            // Whether it says `close`, and whether `keep-alive`.
+            (b"", false, false),
+            (b"Connection:\r\n", false, false),
+            (b"Connection: close\r\n", true, false),
+            (b"connection:CLOSE\r\n", true, false),
+            (b"CONNECTION: \tClose \t\r\n", true, false),
+            (b"Connection: Keep-Alive\r\n", false, true),
+            (b"Connection: keep-alive, Upgrade\r\n", false, true),
+            (b"Connection: upgrade ,\tkeep-ALIVE\t, close\r\n", true, true),
+            (b"Connection: ,,close,,\r\n", true, false),
+            (b"Connection: keep-alive\r\nConnection: close\r\n", true, true),
+            (b"Connection: close\r\nConnection: x\r\n", true, false),
+            (b"Connection: closed\r\n", false, false),
+            (b"Connection: clos\r\n", false, false),
+            (b"Connection: close keep-alive\r\n", false, false),
+            (b"Connection: \"close\"\r\n", false, false),
+            (b"Connection: close;q=1\r\n", false, false),
+            (b"Proxy-Connection: close\r\n", false, false),
+            (b"Keep-Alive: close\r\n", false, false),
+        ];
+        for (fields, close, keep_alive) in CASES {
+            let (head, case) = (with_fields(fields), fields.escape_ascii());
+            let digest = request(&head).unwrap().digest;
+            assert_eq!((digest.close, digest.keep_alive), (*close, *keep_alive), "{case}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_100_continue_can_be_expected() {
+        const CASES: &[Case<Result<bool, Refusal>>] = &[
+            (b"", Ok(false)),
+            (b"Expect: 100-continue\r\n", Ok(true)),
+            (b"eXPECT:100-Continue \r\n", Ok(true)),
+            (b"Expect: 100-continue\r\nExpect: 100-continue\r\n", Ok(true)),
+            (b"Expect:\r\n", Err(Refusal::Expectation)),
+            (b"Expect: 100\r\n", Err(Refusal::Expectation)),
+            (b"Expect: 100-continued\r\n", Err(Refusal::Expectation)),
+            (b"Expect: 100-continue, x\r\n", Err(Refusal::Expectation)),
+            (b"Expect: x=y\r\n", Err(Refusal::Expectation)),
+            (b"Expect: 100-continue\r\nExpect: x\r\n", Err(Refusal::Expectation)),
+        ];
+        for (fields, expected) in CASES {
+            let (head, case) = (with_fields(fields), fields.escape_ascii());
+            let found = request(&head).map(|head| head.digest.expects_continue);
+            assert_eq!(found, *expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn fields_are_bounded_in_number() {
+        for (more, expected) in [(127, Ok(())), (128, Err(Refusal::HeadTooLarge))] {
+            let head = with_fields(&b"X:\r\n".repeat(more));
+            assert_eq!(request(&head).map(drop), expected, "{more}");
+        }
+    }
+
+    #[test]
+    fn a_status_line_needs_no_reason() {
+        const CASES: &[Case<Result<u16, Refusal>>] = &[
+            (b"HTTP/1.1 200 OK", Ok(200)),
+            (b"HTTP/1.1 200 ", Ok(200)),
+            (b"HTTP/1.1 200", Ok(200)),
+            (b"HTTP/1.0 404 Not  Found\t\xc3\xa9 ", Ok(404)),
+            (b"HTTP/1.1 100 Continue", Ok(100)),
+            (b"HTTP/1.1 599 ", Ok(599)),
+            (b"HTTP/1.1 000 ", Err(Refusal::StartLine)),
+            (b"HTTP/1.1 099 ", Err(Refusal::StartLine)),
+            (b"HTTP/1.1 600 ", Err(Refusal::StartLine)),
+            (b"HTTP/1.1 999 ", Err(Refusal::StartLine)),
+            (b"HTTP/1.1 20 OK", Err(Refusal::StartLine)),
+            (b"HTTP/1.1 2000 OK", Err(Refusal::StartLine)),
+            (b"HTTP/1.1 2x0 OK", Err(Refusal::StartLine)),
+            (b"HTTP/1.1 +20 OK", Err(Refusal::StartLine)),
+            (b"HTTP/1.1 -20 OK", Err(Refusal::StartLine)),
+            (b"HTTP/1.1 200OK", Err(Refusal::StartLine)),
+            (b"HTTP/1.1 200\tOK", Err(Refusal::StartLine)),
+            (b"HTTP/1.1  200 OK", Err(Refusal::StartLine)),
+            (b"HTTP/1.1 OK", Err(Refusal::StartLine)),
+            (b"HTTP/1.1 ", Err(Refusal::StartLine)),
+            (b"HTTP/1.1", Err(Refusal::StartLine)),
+            (b" HTTP/1.1 200 OK", Err(Refusal::StartLine)),
+            (b"HTTP/1.1 200 O\0K", Err(Refusal::StartLine)),
+            (b"HTTP/1.1 200 O\rK", Err(Refusal::StartLine)),
+            (b"HTTP/1.1 200 \x1b[2J", Err(Refusal::StartLine)),
+            (b"SSH-2.0-OpenSSH_9.6", Err(Refusal::StartLine)),
+            (b"<html>", Err(Refusal::StartLine)),
+            (b"", Err(Refusal::StartLine)),
+        ];
+        for (line, expected) in CASES {
+            let (head, case) = ([line, &b"\r\n\r\n"[..]].concat(), line.escape_ascii());
+            assert_eq!(response(&head).map(|head| head.status), *expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_head_ends_at_its_first_blank_line_however_it_comes() {
+        const CASES: &[Case<Result<Option<usize>, Refusal>>] = &[
+            (b"a\r\n\r\n", Ok(Some(5))),
+            (b"a\r\n\r\nb\r\n\r\n", Ok(Some(5))),
+            (b"a\r\nb: c\r\n\r\n\n", Ok(Some(11))),
+            (b"a\r\n\r\n\r\n", Ok(Some(5))),
+            (b"\r\n", Ok(Some(2))),
+            (b"", Ok(None)),
+            (b"a", Ok(None)),
+            (b"a\r", Ok(None)),
+            (b"a\r\n", Ok(None)),
+            (b"a\r\n\r", Ok(None)),
+            (b"a\r\nb: c\r\n", Ok(None)),
+            (b"a\r\n\rb\r\n", Ok(None)),
+            (b"a\r\rb", Ok(None)),
+            (b"\n", Err(Refusal::StartLine)),
+            (b"a\n", Err(Refusal::StartLine)),
+            (b"a\n\n", Err(Refusal::StartLine)),
+            (b"a\n\r\n", Err(Refusal::StartLine)),
+            (b"a\r\n\n", Err(Refusal::Field)),
+            (b"a\r\nb\n", Err(Refusal::Field)),
+            (b"a\r\nb\n\r\n", Err(Refusal::Field)),
+            (b"a\r\nb\r\n\n", Err(Refusal::Field)),
+        ];
+        for (input, expected) in CASES {
+            for pieces in every_way(input) {
+                let (mut received, mut searched) = (Vec::new(), 0);
+                let mut found = Ok(None);
+                for piece in pieces {
+                    received.extend_from_slice(piece);
+                    if found == Ok(None) {
+                        found = end(&received, &mut searched);
+                    }
+                    // What was searched once is not searched again.
+                    assert!(found != Ok(None) || searched == received.len());
+                }
+                assert_eq!(found, *expected, "{}", input.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn a_byte_is_found_wherever_it_first_stands() {
+        for other in [0, 1, b'\n' - 1, b'\n' + 1, 0x7f, b'\n' | 0x80, 0xff] {
+            for length in 0..40 {
+                assert_eq!(find(&vec![other; length], b'\n'), None, "{length} of {other}");
+                for at in 0..length {
+                    let mut bytes = vec![other; length];
+                    bytes[at..].fill(b'\n');
+                    assert_eq!(find(&bytes, b'\n'), Some(at), "{}", bytes.escape_ascii());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_beginning_is_the_same_in_every_byte() {
+        let bytes: Vec<u8> = (0..40).collect();
+        for length in 0..=bytes.len() {
+            assert!(begins(&bytes, &bytes[..length]), "{length}");
+            for at in 0..length {
+                let mut other = bytes[..length].to_vec();
+                other[at] ^= 0x80;
+                assert!(!begins(&bytes, &other), "{length} but for {at}");
+            }
+        }
+        assert!(!begins(b"", b"a") && !begins(b"0123456", b"01234567"));
+    }
+
+    #[test]
+    fn an_answer_is_written_to_the_byte() {
+        const DATE: &Date = b"Sun, 06 Nov 1994 08:49:37 GMT";
+        let written = |response: &Response, connection, body| {
+            let mut out = b"before".to_vec();
+            write_response(response, DATE, connection, body, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let json = Response::json(Status::Ok, &b"{\"a\": 1}\n"[..]);
+        let head = "beforeHTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+            Content-Type: application/json\r\nContent-Length: 9\r\n\r\n";
+        assert_eq!(written(&json, None, true), [head, "{\"a\": 1}\n"].concat());
+        assert_eq!(written(&json, None, false), head);
+        assert_eq!(
+            written(&json, Some(Then::Keep), false),
+            head.replace("Content-Type", "Connection: keep-alive\r\nContent-Type")
+        );
+        assert_eq!(
+            written(&json, Some(Then::Close), false),
+            head.replace("Content-Type", "Connection: close\r\nContent-Type")
+        );
+        let allow = Some("GET, HEAD, OPTIONS");
+        let not_allowed = Response { status: Status::MethodNotAllowed, allow, ..json.clone() };
+        assert_eq!(
+            written(&not_allowed, None, false),
+            "beforeHTTP/1.1 405 Method Not Allowed\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+            Allow: GET, HEAD, OPTIONS\r\n\
+            Content-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+        );
+        // RFC 9110 8.6 and 15.3.5: neither a length nor a body.
+        let no_content = Response { status: Status::NoContent, allow, ..json };
+        assert_eq!(
+            written(&no_content, None, true),
+            "beforeHTTP/1.1 204 No Content\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+            Allow: GET, HEAD, OPTIONS\r\n\r\n"
+        );
+        let metrics =
+            Response { content: Content::Metrics, ..Response::json(Status::Ok, vec![b'a'; 1050]) };
+        assert_eq!(
+            written(&metrics, None, false),
+            "beforeHTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+            Content-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: 1050\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_number_is_written_in_full() {
+        for number in [0, 7, 9, 10, 99, 100, 65_535, 1 << 20, usize::MAX] {
+            let mut out = Vec::new();
+            write_decimal(number, &mut out);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
+    }
+}
