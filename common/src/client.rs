@@ -12,13 +12,13 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use crate::http::call::Call;
 use crate::http::{Limits, Refusal, Status, Then};
-use crate::runtime::{self, Direction, Watched};
+use crate::runtime::{self, Direction, Watched, lock};
 use crate::sys;
 
 /// A connection older than this takes no more calls: a backend that was moved, scaled or added
@@ -646,7 +646,7 @@ impl Connection {
         // An announced end, or old age. It has answered somebody before, so that calls which
         // are put back each time come to their turn.
         let harmless = end.is_ok() || closed && self.served;
-        let suspect = !harmless && !(closed && owed > 1);
+        let suspect = !(harmless || closed && owed > 1);
         if suspect && let Some(index) = self.unanswered.pop_front() {
             state.finish(index, Err(failure));
         }
@@ -706,38 +706,46 @@ pub async fn connect(address: &SocketAddr) -> io::Result<Watched<TcpStream>> {
 
 /// The one thread that looks the backend's name up, because std can only block for that.
 #[derive(Clone)]
-pub struct Lookup(mpsc::Sender<Arc<Question>>);
+pub struct Lookup(Arc<Inbox>);
 
-/// A look-up's addresses; `None` where there are none.
-type Addresses = Option<Vec<SocketAddr>>;
+#[derive(Default)]
+struct Inbox {
+    questions: Mutex<Vec<Arc<Question>>>,
+    filled: Condvar,
+}
 
+/// A look-up's addresses, if there are any; and who is woken when they are known.
 #[derive(Default)]
 struct Question(Mutex<(Option<Addresses>, Option<Waker>)>);
 
+type Addresses = Option<Vec<SocketAddr>>;
+
 impl Lookup {
-    /// Starts the thread, which lives as long as somebody may ask.
+    /// Starts the thread, which lives as long as the process.
     pub fn start(host: &str, port: u16) -> io::Result<Lookup> {
-        let (questions, inbox) = mpsc::channel::<Arc<Question>>();
-        let host = host.to_owned();
+        let inbox = Arc::new(Inbox::default());
+        let (host, theirs) = (host.to_owned(), Arc::clone(&inbox));
         std::thread::Builder::new().name("lookup".into()).spawn(move || {
-            while let Ok(first) = inbox.recv() {
+            loop {
                 // Whoever asked before the look-up began shares its answer.
-                let asked: Vec<_> = std::iter::once(first).chain(inbox.try_iter()).collect();
-                let found = (host.as_str(), port).to_socket_addrs();
-                let found: Addresses = found.ok().map(Iterator::collect);
-                for question in asked {
-                    question.answer(found.clone().filter(|found| !found.is_empty()));
+                let questions = theirs.take();
+                let found = (host.as_str(), port).to_socket_addrs().ok();
+                let found: Addresses =
+                    found.map(Iterator::collect).filter(|all: &Vec<_>| !all.is_empty());
+                for question in questions {
+                    question.answer(found.clone());
                 }
             }
         })?;
-        Ok(Lookup(questions))
+        Ok(Lookup(inbox))
     }
 
     async fn ask(&self) -> Addresses {
         let question = Arc::new(Question::default());
-        let _ = self.0.send(Arc::clone(&question));
+        lock(&self.0.questions).push(Arc::clone(&question));
+        self.0.filled.notify_one();
         poll_fn(|cx| {
-            let mut state = question.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = lock(&question.0);
             state.1 = Some(cx.waker().clone());
             state.0.take().map_or(Poll::Pending, Poll::Ready)
         })
@@ -745,9 +753,18 @@ impl Lookup {
     }
 }
 
+impl Inbox {
+    /// Waits for questions.
+    fn take(&self) -> Vec<Arc<Question>> {
+        let empty = |questions: &mut Vec<_>| questions.is_empty();
+        let waited = self.filled.wait_while(lock(&self.questions), empty);
+        std::mem::take(&mut *waited.unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 impl Question {
     fn answer(&self, found: Addresses) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         state.0 = Some(found);
         state.1.take().into_iter().for_each(Waker::wake);
     }

@@ -677,7 +677,7 @@ fn worker<T>(with: impl FnOnce(&Worker) -> T) -> T {
 }
 
 /// A lock whose holder panicked holds nothing half-done here.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -744,7 +744,7 @@ mod tests {
         on_a_worker(async |_| {
             let (ours, mut theirs) = pair();
             let mut sent = 0;
-            let block = [7; 64 << 10];
+            let block = vec![7; 64 << 10];
             let write = |mut io: &UnixStream| io.write(&block);
             while let Some(count) = within(now(), ours.attempt(Direction::Out, write)).await {
                 sent += count.expect("a write");
@@ -850,7 +850,7 @@ mod tests {
             let theirs = Arc::clone(&shared);
             let (told, tell) = std::sync::mpsc::channel();
             let thread = std::thread::spawn(move || {
-                tell_when_waiting(&tell);
+                tell.recv().expect("the worker waits");
                 let mut state = lock(&theirs);
                 state.0 = true;
                 state.1.take().expect("somebody waits").wake();
@@ -867,10 +867,6 @@ mod tests {
             .await;
             thread.join().expect("the other thread");
         });
-
-        fn tell_when_waiting(waiting: &std::sync::mpsc::Receiver<()>) {
-            waiting.recv().expect("the worker waits");
-        }
     }
 
     #[test]

@@ -139,26 +139,29 @@ fn a_large_answer_arrives_whole() {
 #[test]
 fn a_refusal_is_seen_by_a_client_that_goes_on_sending() {
     let house = House::open(SETTINGS);
-    let megabyte = "x".repeat(1 << 20);
+    // More than the kernel holds: who is not read to the end cannot send all of it.
+    let much = "x".repeat(8 << 20);
     let head = |fields: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
     for (sent, status) in [
-        (head("Content-Length: 1048577") + &megabyte, 413),
-        (head("Transfer-Encoding: chunked") + "fffffff\r\n" + &megabyte, 413),
-        (head("Content-Length: +5") + &megabyte, 400),
-        (head("Content-Length: 5\r\nTransfer-Encoding: chunked") + &megabyte, 400),
-        (head("Transfer-Encoding: br") + &megabyte, 501),
-        (head("Expect: more") + &megabyte, 417),
-        (format!("GET /{megabyte}"), 414),
-        (format!("GET / HTTP/1.1\r\nA: {megabyte}"), 431),
-        (format!("\x16\x03\x01{megabyte}"), 400),
-        (format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{megabyte}"), 505),
+        (head("Content-Length: 1048577") + &much, 413),
+        (head("Transfer-Encoding: chunked") + "fffffff\r\n" + &much, 413),
+        (head("Content-Length: +5") + &much, 400),
+        (head("Content-Length: 5\r\nTransfer-Encoding: chunked") + &much, 400),
+        (head("Transfer-Encoding: br") + &much, 501),
+        (head("Expect: more") + &much, 417),
+        (format!("GET /{much}"), 414),
+        (format!("GET / HTTP/1.1\r\nA: {much}"), 431),
+        (format!("\x16\x03\x01{much}"), 400),
+        (format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{much}"), 505),
     ] {
         let mut client = house.connect();
-        client.say(&sent);
+        let case = format!("{sent:.60}");
+        let sending = client.say_aside(sent);
         let answer = client.answer();
-        assert_eq!(answer.status, status, "{sent:.60}");
+        assert_eq!(answer.status, status, "{case}");
         assert!(answer.closes(), "{answer:?}");
-        assert_eq!(client.rest(), "", "{sent:.60}");
+        sending.join().unwrap().expect(&case);
+        assert_eq!(client.rest(), "", "{case}");
     }
 }
 
@@ -258,8 +261,10 @@ fn a_client_that_never_reads_is_held_in_bounds_and_dropped() {
     let deaf = house.connect();
     let asking = deaf.say_aside(get("/big/4096").repeat(300_000));
     let mut other = house.connect();
+    let began = Instant::now();
     while house.seen.counts().closed == 0 {
         assert_eq!(other.ask("/a").body, "{/a}");
+        assert!(began.elapsed() < LONG, "it is not dropped");
     }
     // The kernel holds some megabytes of answers; of those waiting here there are a few.
     let answered = house.seen.counts().big;
@@ -702,6 +707,10 @@ impl House {
         let began = Instant::now();
         self.ending.raise();
         for worker in self.workers.drain(..) {
+            while !worker.is_finished() {
+                assert!(began.elapsed() < 2 * LONG, "it does not end");
+                thread::sleep(Duration::from_millis(1));
+            }
             worker.join().unwrap().unwrap();
         }
         began.elapsed()

@@ -146,10 +146,11 @@ impl Chunk {
     fn next(self, byte: u8, spare: &mut usize) -> Result<Chunk, Refusal> {
         /// Sixteen hexadecimal digits are all that a `u64` holds.
         const DIGITS_MAX: u8 = 16;
-        if matches!(
+        let framing = matches!(
             self,
-            Chunk::Gap(_) | Chunk::Extension(_) | Chunk::TrailerName | Chunk::TrailerValue
-        ) {
+            Chunk::Size { .. } | Chunk::SizeEnd(_) | Chunk::Data(_) | Chunk::DataEnd
+        );
+        if !framing {
             *spare = spare.checked_sub(1).ok_or(Refusal::TrailersTooLarge)?;
         }
         match (self, byte) {

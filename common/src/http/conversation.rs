@@ -822,6 +822,11 @@ mod tests {
             let (requests, ..) = hear(&mut conversation, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
             assert_eq!(requests.is_empty(), closes, "{case}");
         }
+        let mut conversation = Conversation::new(LIMITS);
+        let (_, asked, _) = hear(&mut conversation, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        conversation.reply(asked[0].last(), &answer("x"), Then::Keep, DATE);
+        assert_eq!(send_all(&mut conversation), written(&answer("x"), Some(Then::Close)));
+        assert_eq!(conversation.stage(), Stage::Over);
     }
 
     #[test]

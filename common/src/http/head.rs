@@ -50,6 +50,9 @@ pub(super) fn request(head: &[u8]) -> Result<RequestHead<'_>, Refusal> {
     let method = Method::of(method);
     path(method, target).ok_or(Refusal::Target)?;
     let digest = Digest::of(rest)?;
+    if digest.expects_more {
+        return Err(Refusal::Expectation);
+    }
     // RFC 9112 3.2: 400 for none in 1.1, for more than one, and for an invalid one.
     match digest.hosts {
         0 if version == Version::Http10 => {}
@@ -225,6 +228,7 @@ fn port(bytes: &[u8]) -> Option<&[u8]> {
 pub struct Fields<'a>(&'a [u8]);
 
 /// What the fields say of the message itself, gathered in the one pass that checks them.
+#[allow(clippy::struct_excessive_bools)] // any of them may stand beside any other
 #[derive(Debug, Default)]
 pub(super) struct Digest<'a> {
     pub(super) hosts: usize,
@@ -235,6 +239,7 @@ pub(super) struct Digest<'a> {
     pub(super) close: bool,
     pub(super) keep_alive: bool,
     pub(super) expects_continue: bool,
+    pub(super) expects_more: bool,
 }
 
 /// What `Transfer-Encoding` says, all its fields together.
@@ -293,10 +298,9 @@ impl<'a> Digest<'a> {
             }
             6 if name.eq_ignore_ascii_case(b"expect") => {
                 // RFC 9110 10.1.1: a list, of which only this member is defined.
-                if !value.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Refusal::Expectation);
-                }
-                self.expects_continue = true;
+                let known = value.eq_ignore_ascii_case(b"100-continue");
+                self.expects_continue |= known;
+                self.expects_more |= !known;
             }
             10 if name.eq_ignore_ascii_case(b"connection") => {
                 for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {

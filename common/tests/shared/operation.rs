@@ -278,7 +278,10 @@ fn it_serves_where_ipv6_is_off() {
     runner.push(&prepare);
     let process = Process::start(&mut by(&runner, &command()));
     let (pid, port) = (process.pid.to_string(), process.address.port().to_string());
-    let inside = ["nsenter", "--target", &pid, "--net"];
+    let mut inside = vec!["nsenter", "--target", &pid, "--net"];
+    if unshare.contains(&"--user") {
+        inside.extend(["--user", "--preserve-credentials"]);
+    }
     let asked = run(by(&inside, &command()).arg("healthcheck").env("PORT", port));
     assert!(asked.status.success(), "{asked:?}");
     process.signal(sys::SIGTERM);
