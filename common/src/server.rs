@@ -32,7 +32,7 @@ const UNANSWERED_MAX: usize = 32;
 const OUTGOING_BYTES_MAX: usize = 64 << 10;
 /// Buffers and queues kept for the next connections that need them, and the largest buffer.
 const SPARES_MAX: usize = 64;
-const ROOM_BYTES_MAX: usize = 64 << 10;
+const ROOM_BYTES_MAX: usize = 16 << 10;
 /// How long a client may take to see an answer that closes while it still sends; afterwards it
 /// may see a reset instead.
 const LINGER: Duration = Duration::from_secs(1);
@@ -156,6 +156,8 @@ pub async fn serve<S: Service>(
     while let Ok(stream) = sys::accept(door.get()) {
         house.admit(Ok(stream), &door).await;
     }
+    // Other workers may hold the listener open a moment longer.
+    door.look_away();
     drop(door);
     let deadline = Instant::now() + house.settings.drain;
     runtime::within(deadline, house.empty()).await;

@@ -2,7 +2,7 @@
 //! `crate::command()`: ready to be started, on any free port.
 
 use std::io::{ErrorKind, Read};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -13,7 +13,7 @@ use common::json::Value;
 use common::{service, sys};
 
 use crate::client::{Client, Heard, LONG, get};
-use crate::process::{Metrics, Process, by, child_of, run, unshare};
+use crate::process::{Metrics, Process, by, child_of, free_port, run, unshare};
 use crate::{NAME, command};
 
 /// A request that is under way until its body's last byte is sent.
@@ -150,7 +150,7 @@ fn a_closed_stdout_harms_nobody() {
 
 #[test]
 fn a_stdout_that_was_never_open_harms_nobody() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let mut command = by(&["sh", "-c", "exec \"$0\" \"$@\" >&-"], &command());
     command.env("PORT", free.port().to_string());
     let mut child = command.spawn().unwrap();

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -191,6 +192,21 @@ pub(crate) fn unshare(options: &[&'static str]) -> Option<Vec<&'static str>> {
         Err(error) => eprintln!("skipped: unshare: {error}"),
     }
     None
+}
+
+/// Ends a listener. One that is only dropped would live on for a moment in every process that
+/// another test is just starting.
+pub(crate) fn stop_listening(listener: TcpListener) {
+    // std offers the call on streams alone; to the kernel both are sockets.
+    TcpStream::from(OwnedFd::from(listener)).shutdown(Shutdown::Both).unwrap();
+}
+
+/// A port of 127.0.0.1 on which nobody listens.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    stop_listening(listener);
+    port
 }
 
 /// The only child of a process.
