@@ -40,14 +40,37 @@ thread_local! {
 /// Makes this thread a worker and drives `first` to its end. Tasks that are still there then are
 /// dropped. Once a thread.
 pub fn run<T>(ending: &Ending, first: impl Future<Output = T>) -> io::Result<T> {
-    let worker = Rc::new(Worker::new(ending)?);
-    let ours = WORKER.with(|slot| slot.set(Rc::clone(&worker)).is_ok());
-    assert!(ours, "one thread is one worker");
-    let result = worker.drive(pin!(first));
-    // Dropping a task may wake others, or spawn: not while the list is held.
-    let left = worker.slots.take();
-    drop(left);
-    result
+    Seat::take()?.run(ending, first)
+}
+
+/// The descriptors that a worker needs. Whoever starts several takes all seats first: once one
+/// of them accepts connections, there may be no descriptor left for the next.
+pub struct Seat {
+    epoll: Epoll,
+    bell: PipeReader,
+    rope: PipeWriter,
+}
+
+impl Seat {
+    /// One more seat.
+    pub fn take() -> io::Result<Seat> {
+        let (bell, rope) = io::pipe()?;
+        let epoll = Epoll::new()?;
+        epoll.watch(bell.as_fd(), false, sys::READABLE, BELL)?;
+        Ok(Seat { epoll, bell, rope })
+    }
+
+    /// `run` on this seat.
+    pub fn run<T>(self, ending: &Ending, first: impl Future<Output = T>) -> io::Result<T> {
+        let worker = Rc::new(Worker::new(self, ending));
+        let ours = WORKER.with(|slot| slot.set(Rc::clone(&worker)).is_ok());
+        assert!(ours, "one thread is one worker");
+        let result = worker.drive(pin!(first));
+        // Dropping a task may wake others, or spawn: not while the list is held.
+        let left = worker.slots.take();
+        drop(left);
+        result
+    }
 }
 
 /// Starts a task on this worker. A panic in it ends it alone.
@@ -309,10 +332,7 @@ struct Slot {
 const FIRST: usize = usize::MAX;
 
 impl Worker {
-    fn new(ending: &Ending) -> io::Result<Worker> {
-        let (bell, rope) = io::pipe()?;
-        let epoll = Epoll::new()?;
-        epoll.watch(bell.as_fd(), false, sys::READABLE, BELL)?;
+    fn new(Seat { epoll, bell, rope }: Seat, ending: &Ending) -> Worker {
         let remote = Arc::new(Remote {
             woken: Mutex::default(),
             everyone: AtomicBool::new(ending.is_raised()),
@@ -320,7 +340,7 @@ impl Worker {
             rope,
         });
         lock(&ending.0.workers).push(Arc::clone(&remote));
-        Ok(Worker {
+        Worker {
             epoll: RefCell::new(epoll),
             now: Cell::new(Instant::now()),
             slots: RefCell::default(),
@@ -333,7 +353,7 @@ impl Worker {
             free_sources: RefCell::default(),
             remote,
             bell: RefCell::new(bell),
-        })
+        }
     }
 
     fn drive<T>(&self, mut first: Pin<&mut impl Future<Output = T>>) -> io::Result<T> {

@@ -38,8 +38,9 @@ const ROOM_BYTES_MAX: usize = 16 << 10;
 const LINGER: Duration = Duration::from_secs(1);
 /// When ending, how long a silent connection is kept for a request that is on its way already.
 const GRACE: Duration = Duration::from_millis(200);
-/// Connections beyond the limit that are being told so; the others wait in the backlog.
-const TURNED_AWAY_MAX: usize = 64;
+/// Connections beyond the limit that are being told so by one worker; the others wait in the
+/// backlog.
+const TURNED_AWAY_MAX: usize = 16;
 /// The pause after an `accept` that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -196,10 +197,16 @@ impl<S: Service> House<S> {
             }
         };
         let place = Place::take(self);
-        if self.open.load(Ordering::Relaxed) <= self.settings.connections_max {
-            return runtime::spawn(Connection::new(stream, place));
-        }
-        while self.turned_away.get() >= TURNED_AWAY_MAX && !self.ending.is_raised() {
+        let max = self.settings.connections_max;
+        // A low limit may mean few descriptors, and whoever is turned away has one too.
+        let turned_away_max = TURNED_AWAY_MAX.min(4 + max / 32);
+        loop {
+            if self.open.load(Ordering::Relaxed) <= max {
+                return runtime::spawn(Connection::new(stream, place));
+            }
+            if self.turned_away.get() < turned_away_max || self.ending.is_raised() {
+                break;
+            }
             door.look_away();
             runtime::sleep_until(Instant::now() + ACCEPT_PAUSE).await;
         }

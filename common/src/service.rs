@@ -20,7 +20,7 @@ use crate::cli::{self, Command, Config, Kind, Setting};
 use crate::http::call::Call;
 use crate::http::{Content, Date, Limits, Method, Refusal, Request, Response, Status};
 use crate::json;
-use crate::runtime::{self, Ending, Signals};
+use crate::runtime::{self, Ending, Seat, Signals};
 use crate::server::{self, Answer, Event, Peer, Settings};
 use crate::sys;
 use crate::telemetry::Kind::{Counter as Total, Gauge, Histogram as Distribution};
@@ -137,9 +137,10 @@ pub const fn settings(port: &'static str) -> [Setting; 12] {
     ]
 }
 
-/// Descriptors kept for what is no client: the log, epolls, and connections to a backend.
+/// Descriptors kept for what is not served: the log, epolls, clients that are turned away, and
+/// connections to a backend. Where there are few at all, this is three quarters of them.
 const DESCRIPTORS_KEPT: u64 = 32;
-const DESCRIPTORS_KEPT_PER_WORKER: u64 = 8;
+const DESCRIPTORS_KEPT_PER_WORKER: u64 = 40;
 /// How long the process's last words may take on a stuck pipe.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How often a worker that has drained looks whether the others have.
@@ -680,7 +681,8 @@ fn serve<R: Root>(
         ),
     );
     let open = Arc::new(AtomicUsize::new(0));
-    let work = |number: usize, listener, signals: Option<OwnedFd>| {
+    let serving = AtomicUsize::new(workers);
+    let work = |number: usize, seat: Seat, listener, signals: Option<OwnedFd>| {
         let meter = Arc::clone(&office.meters[number]);
         let desk = Rc::new(Desk {
             root: root(Arc::clone(&meter)),
@@ -691,16 +693,16 @@ fn serve<R: Root>(
             clerk: RefCell::default(),
         });
         let (open, ending) = (Arc::clone(&open), office.ending.clone());
-        runtime::run(&office.ending, async {
+        seat.run(&office.ending, async {
             runtime::spawn(Rc::clone(&desk).hand_over_lines());
             if let Some(signals) = signals {
                 runtime::spawn(obey(signals, Arc::clone(&office)));
             }
-            let all = Arc::clone(&open);
             server::serve(Rc::clone(&desk), listener, settings, open, ending).await;
-            // Signals are heeded as long as any worker drains.
+            // Signals are heeded here as long as any worker drains. How many connections are
+            // open does not tell: another worker may be about to accept its first.
             let deadline = Instant::now() + settings.drain;
-            while all.load(Ordering::Relaxed) > 0 && runtime::now() < deadline {
+            while number == 0 && serving.load(Ordering::Relaxed) > 1 && runtime::now() < deadline {
                 runtime::sleep_until(runtime::now() + DRAIN_STEP).await;
             }
         })?;
@@ -708,20 +710,24 @@ fn serve<R: Root>(
         Ok(())
     };
     // Whoever ends ends all: a service with a worker less would only seem to live.
-    let work = |number, listener, signals| {
-        let worked = catch_unwind(AssertUnwindSafe(|| work(number, listener, signals)));
+    let work = |number, seat, listener, signals| {
+        let worked = catch_unwind(AssertUnwindSafe(|| work(number, seat, listener, signals)));
+        serving.fetch_sub(1, Ordering::Relaxed);
         office.ending.raise();
         worked.unwrap_or_else(|_| Err(io::Error::other("a worker panicked")))
     };
     let work = &work;
+    let seat = Seat::take()?;
+    let seats = (1..workers).map(|_| Seat::take()).collect::<io::Result<Vec<_>>>()?;
     std::thread::scope(|scope| {
         let mut others = Vec::new();
-        for number in 1..workers {
+        for (number, seat) in (1..).zip(seats) {
             let listener = Arc::clone(&listener);
             let thread = std::thread::Builder::new().name(format!("worker-{number}"));
-            others.push(thread.spawn_scoped(scope, move || work(number, listener, None))?);
+            let other = thread.spawn_scoped(scope, move || work(number, seat, listener, None));
+            others.push(other.inspect_err(|_| office.ending.raise())?);
         }
-        let ours = work(0, listener, Some(signals));
+        let ours = work(0, seat, listener, Some(signals));
         others.into_iter().flat_map(ScopedJoinHandle::join).fold(ours, Result::and)
     })?;
     office.say("info", &format!("{name} {version} ended, pid {pid}"));
@@ -752,8 +758,9 @@ fn listen(config: &Config) -> io::Result<Arc<TcpListener>> {
 
 fn bounds(config: &Config, workers: usize) -> Settings {
     let time = |variable| Duration::from_millis(config.number(variable));
-    let kept = DESCRIPTORS_KEPT + DESCRIPTORS_KEPT_PER_WORKER * workers as u64;
     let descriptors = sys::raise_open_files().unwrap_or(u64::MAX);
+    let kept = DESCRIPTORS_KEPT + DESCRIPTORS_KEPT_PER_WORKER * workers as u64;
+    let kept = kept.min(descriptors / 4 * 3);
     let connections_max =
         config.number("CONNECTIONS_MAX").min(descriptors.saturating_sub(kept).max(1));
     Settings {
