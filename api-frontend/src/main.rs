@@ -85,7 +85,8 @@ impl Frontend {
     }
 
     fn call(&self, answer: fn(Outcome) -> Response) -> Reply<Call> {
-        Reply::Later(Call { ticket: self.backend.get(), meter: Arc::clone(&self.meter), answer })
+        let meter = Arc::clone(&self.meter);
+        Reply::Later(Call { ticket: self.backend.get(), meter, answer, counted: false })
     }
 }
 
@@ -115,6 +116,7 @@ struct Call {
     ticket: Ticket,
     meter: Arc<Meter>,
     answer: fn(Outcome) -> Response,
+    counted: bool,
 }
 
 impl Future for Call {
@@ -122,9 +124,19 @@ impl Future for Call {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
         Pin::new(&mut self.ticket).poll(cx).map(|outcome| {
+            self.counted = true;
             self.meter.call(outcome.as_ref().map_or_else(|failure| failure.word(), |_| "OK"));
             (self.answer)(outcome)
         })
+    }
+}
+
+/// Its client left before there was an answer.
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.counted {
+            self.meter.call("ABANDONED");
+        }
     }
 }
 

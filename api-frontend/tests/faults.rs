@@ -545,6 +545,96 @@ fn a_backend_that_never_answers_holds_no_end_up() {
 }
 
 #[test]
+fn calls_that_are_still_queued_when_the_drain_time_is_over_do_not_spoil_the_end() {
+    for clients in [5, 30] {
+        let backend = Backend::start(|line| line.go_on(After::Silence));
+        let mut command = command_for(backend.port);
+        let process = Process::start(command.env("DRAIN_TIMEOUT_MS", "200"));
+        let clients: Vec<_> = (0..clients).map(|_| process.connect()).collect();
+        for client in &clients {
+            client.say(client::get("/"));
+        }
+        while backend.connections() < 4 {
+            thread::yield_now();
+        }
+        process.signal(sys::SIGTERM);
+        let (code, lines) = process.end();
+        assert_eq!(code, Some(0), "{lines:?}");
+    }
+}
+
+#[test]
+fn whoever_comes_just_behind_an_answer_that_stalls_gets_his_own_from_another_connection() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let number = AtomicUsize::new(0);
+    let backend = Backend::start(move |line| {
+        let first = number.fetch_add(1, Ordering::Relaxed) == 0;
+        line.answer(WELL);
+        while line.request() {
+            if first {
+                tell.lock().unwrap().send(()).unwrap();
+                return line.go_on(After::Silence);
+            }
+            line.say(WELL);
+        }
+    });
+    let process = Process::start(command_for(backend.port).env("WORKERS", "1"));
+    let (mut other, stuck) = (process.connect(), process.connect());
+    assert_eq!(other.ask("/").status, 200);
+    stuck.say(client::get("/"));
+    told.recv_timeout(LONG).unwrap();
+    let began = Instant::now();
+    assert_eq!(other.ask("/").status, 200);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[test]
+fn first_connections_that_stall_do_not_keep_others_from_being_tried() {
+    let number = AtomicUsize::new(0);
+    let backend = Backend::start(move |line| {
+        if number.fetch_add(1, Ordering::Relaxed) < 4 {
+            return line.go_on(After::Silence);
+        }
+        while line.answer(WELL) {}
+    });
+    let process = Process::start(command_for(backend.port).env("WORKERS", "1"));
+    let stuck: Vec<_> = (0..4).map(|_| process.connect()).collect();
+    for client in &stuck {
+        client.say(client::get("/"));
+    }
+    while backend.connections() < 4 {
+        thread::yield_now();
+    }
+    let began = Instant::now();
+    assert_eq!(process.connect().ask("/").status, 200);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_call_whose_client_left_is_counted() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let backend = Backend::start(move |line| {
+        line.request();
+        tell.lock().unwrap().send(()).unwrap();
+        line.go_on(After::Silence);
+    });
+    let process = Process::start(&mut command_for(backend.port));
+    let client = process.connect();
+    client.say(client::get("/healthz") + &client::get("/"));
+    told.recv_timeout(LONG).unwrap();
+    // What it has not read makes its end a reset.
+    drop(client);
+    let abandoned = "backend_calls_total{outcome=\"ABANDONED\"}";
+    let deadline = Instant::now() + LONG;
+    while process.metrics().count(abandoned) != 1 {
+        assert!(Instant::now() < deadline, "it was not counted");
+        thread::yield_now();
+    }
+}
+
+#[test]
 fn clients_that_are_turned_away_take_nothing_from_those_that_are_served() {
     sys::raise_open_files().unwrap();
     let backend = Backend::start(|line| while line.answer(WELL) {});

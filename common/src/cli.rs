@@ -219,7 +219,7 @@ fn help(about: &About) -> String {
             let _ = writeln!(page, "      {line}");
         }
     }
-    page.push_str("\nexit codes: 0 ended as asked, 1 failed, 2 wrong setting\n");
+    page.push_str("\nexit codes: 0 ended as asked, 1 failed, 2 wrong setting, 130 or 143 by a second signal\n");
     page
 }
 

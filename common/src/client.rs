@@ -69,7 +69,7 @@ pub enum Failure {
     Status(u16),
     /// No connection could be made: the system's error number.
     Refused(i32),
-    /// The host name has no address.
+    /// The host name has no address, or nobody could be asked for it.
     Dns,
     /// No whole answer came in time.
     Timeout,
@@ -113,7 +113,7 @@ impl fmt::Display for Failure {
                 let error = io::Error::from_raw_os_error(*number);
                 write!(f, "GET / on backend API: {word} ({error})")
             }
-            Failure::Dns => write!(f, "GET / on backend API: {word} (name not found)"),
+            Failure::Dns => write!(f, "GET / on backend API: {word} (name not resolved)"),
             Failure::Timeout => write!(f, "GET / on backend API: {word} (no answer in time)"),
             Failure::Protocol(refusal) => write!(f, "GET / on backend API: {word} ({refusal})"),
             Failure::Json(fault) => write!(f, "GET / on backend API: {word} ({fault})"),
@@ -241,6 +241,10 @@ struct State {
     manners: Manners,
     /// Until then, no pipelining: one broke.
     cautious: Option<Instant>,
+    /// Until then, connections are not added to those that are there: the last could not be made.
+    no_dial_until: Option<Instant>,
+    /// Calls given up since the queue was last rid of them.
+    given_up: usize,
 }
 
 /// A place for a call.
@@ -325,7 +329,17 @@ impl State {
     fn give_up(&mut self, index: usize) {
         match self.calls[index] {
             Slot::Asked { .. } => self.calls[index] = Slot::GivenUp,
-            _ => drop(self.release(index)),
+            _ => return drop(self.release(index)),
+        }
+        self.given_up += 1;
+        if self.given_up > self.queue.len() / 2 {
+            self.given_up = 0;
+            for index in std::mem::take(&mut self.queue) {
+                match self.calls[index] {
+                    Slot::Asked { .. } => self.queue.push_back(index),
+                    _ => drop(self.release(index)),
+                }
+            }
         }
     }
 
@@ -363,8 +377,15 @@ impl State {
         }
     }
 
-    /// Fails every call that has waited for a connection since `started`.
-    fn fail_queued(&mut self, started: Instant, failure: Failure) {
+    /// A connection could not be made: fails the calls that have waited for it since `started`,
+    /// unless another will take them.
+    fn note_no_line(&mut self, started: Instant, failure: Failure) {
+        let now = runtime::now();
+        let mut others = self.lines.iter().flatten().filter(|line| line.phase == Phase::Open);
+        if others.any(|line| !line.is_silent(now)) {
+            self.no_dial_until = Some(now + SLOW);
+            return;
+        }
         for index in std::mem::take(&mut self.queue) {
             match self.calls[index] {
                 Slot::Asked { made, .. } if made > started => self.queue.push_back(index),
@@ -388,8 +409,16 @@ impl State {
     /// Whether one more connection may be made.
     fn may_dial(&self, now: Instant) -> bool {
         let count = self.lines.iter().flatten().count();
+        if count > 0 && self.no_dial_until.is_some_and(|until| now < until) {
+            return false;
+        }
         match self.manners {
-            Manners::Unknown => count < UNKNOWN_LINES_MAX,
+            // Those that stall tell nothing, and must not keep the others from being tried.
+            Manners::Unknown => {
+                let lines = self.lines.iter().flatten();
+                let telling = lines.filter(|line| !line.is_silent(now)).count();
+                count < LINES_MAX && telling < UNKNOWN_LINES_MAX
+            }
             Manners::Closes | Manners::Slow => count < LINES_MAX,
             // A line that is full and not silent will be back for more at once.
             Manners::Quick(_) => {
@@ -462,6 +491,11 @@ impl Shared {
             state.lines[number] = Some(Line { phase, unanswered: 0, owed_since: now, waker: None });
             runtime::spawn(work(LineEntry { shared: Rc::clone(self), number }));
         }
+        if left > 0 {
+            // Whatever is full now must look again once it has been silent for too long.
+            let full = state.lines.iter().flatten().filter(|line| !line.is_silent(now));
+            full.filter_map(|line| line.waker.as_ref()).for_each(Waker::wake_by_ref);
+        }
     }
 }
 
@@ -495,7 +529,7 @@ async fn work(entry: LineEntry) {
     let started = runtime::now();
     let socket = match dial(&shared, started + shared.target.timeout).await {
         Ok(socket) => socket,
-        Err(failure) => return shared.state.borrow_mut().fail_queued(started, failure),
+        Err(failure) => return shared.state.borrow_mut().note_no_line(started, failure),
     };
     (shared.notice)(Event::Opened);
     entry.update(|line| line.phase = Phase::Open);
@@ -505,7 +539,7 @@ async fn work(entry: LineEntry) {
         call: Call::new(shared.target.limits),
         unanswered: VecDeque::new(),
         owed_since: runtime::now(),
-        retires: runtime::now() + AGE_MAX,
+        opened: runtime::now(),
         served: false,
         input_ended: false,
     };
@@ -521,7 +555,7 @@ struct Connection {
     /// The calls that it was given, in order.
     unanswered: VecDeque<usize>,
     owed_since: Instant,
-    retires: Instant,
+    opened: Instant,
     /// Whether the backend has answered on it: then its silent end means no more than old age.
     served: bool,
     input_ended: bool,
@@ -565,7 +599,7 @@ impl Connection {
 
     fn look_at_the_time(&self, shared: &Rc<Shared>) -> Poll<Result<(), Failure>> {
         if self.unanswered.is_empty() {
-            return runtime::due(self.retires).map(Ok);
+            return runtime::due(self.opened + AGE_MAX).map(Ok);
         }
         // Whoever is queued behind a silent connection needs another one.
         let queued = !shared.state.borrow().queue.is_empty();
@@ -577,7 +611,7 @@ impl Connection {
 
     fn take_calls(&mut self, shared: &Shared) {
         let now = runtime::now();
-        if now >= self.retires {
+        if now >= self.opened + AGE_MAX {
             self.entry.update(|line| line.phase = Phase::Retiring);
         }
         let (unanswered, owed_since) = (self.unanswered.len(), self.owed_since);
@@ -646,7 +680,9 @@ impl Connection {
         // An announced end, or old age. It has answered somebody before, so that calls which
         // are put back each time come to their turn.
         let harmless = end.is_ok() || closed && self.served;
-        let suspect = !(harmless || closed && owed > 1);
+        // So may one that lay idle before its first call, or was given several; but only once.
+        let forgiven = closed && (owed > 1 || self.owed_since > self.opened);
+        let suspect = !(harmless || forgiven);
         if suspect && let Some(index) = self.unanswered.pop_front() {
             state.finish(index, Err(failure));
         }

@@ -237,7 +237,7 @@ refusals! {
     Expectation ExpectationFailed "expectation" "only 100-continue can be expected"
     Slow RequestTimeout "slow" "the request took too long to arrive"
     Crowded ServiceUnavailable "crowded" "too many connections"
-    Unasked BadRequest "unasked" "answer without a request"
+    Unasked BadRequest "unasked" "an answer that was not asked for"
     Short BadRequest "short" "connection closed within a message"
 }
 

@@ -65,11 +65,20 @@ impl Seat {
         let worker = Rc::new(Worker::new(self, ending));
         let ours = WORKER.with(|slot| slot.set(Rc::clone(&worker)).is_ok());
         assert!(ours, "one thread is one worker");
-        let result = worker.drive(pin!(first));
+        let _closing = Closing(&worker);
+        worker.drive(pin!(first))
+    }
+}
+
+/// Drops the tasks that are left when a worker ends, however it does.
+struct Closing<'a>(&'a Worker);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.over.set(true);
         // Dropping a task may wake others, or spawn: not while the list is held.
-        let left = worker.slots.take();
+        let left = self.0.slots.take();
         drop(left);
-        result
     }
 }
 
@@ -315,6 +324,8 @@ struct Worker {
     free_sources: RefCell<Vec<usize>>,
     remote: Arc<Remote>,
     bell: RefCell<PipeReader>,
+    /// Whether its tasks have been dropped: then it takes no more.
+    over: Cell<bool>,
 }
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -353,6 +364,7 @@ impl Worker {
             free_sources: RefCell::default(),
             remote,
             bell: RefCell::new(bell),
+            over: Cell::new(false),
         }
     }
 
@@ -416,6 +428,10 @@ impl Worker {
     }
 
     fn add(&self, task: Task) {
+        if self.over.get() {
+            // Whoever spawns it may hold what its drop needs; the process is about to end.
+            return std::mem::forget(task);
+        }
         let index = self.free_slots.borrow_mut().pop().unwrap_or_else(|| {
             let mut slots = self.slots.borrow_mut();
             let waker = Some(self.waker(slots.len()));

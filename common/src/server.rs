@@ -154,8 +154,12 @@ pub async fn serve<S: Service>(
         house.admit(accepted, &door).await;
     }
     // Whoever the kernel has connected already is served too.
-    while let Ok(stream) = sys::accept(door.get()) {
-        house.admit(Ok(stream), &door).await;
+    for _ in 0..BACKLOG {
+        match sys::accept(door.get()) {
+            Ok(stream) => house.admit(Ok(stream), &door).await,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(_) => break,
+        }
     }
     // Other workers may hold the listener open a moment longer.
     door.look_away();
@@ -265,8 +269,10 @@ impl<S: Service> Place<S> {
         Place { house: Rc::clone(house), turned_away: false }
     }
 
+    /// Gives the place to whoever comes next: those who are being told must not keep them out.
     fn turned_away(mut self) -> Place<S> {
         self.turned_away = true;
+        self.house.open.fetch_sub(1, Ordering::Relaxed);
         self.house.turned_away.set(self.house.turned_away.get() + 1);
         self
     }
@@ -275,9 +281,12 @@ impl<S: Service> Place<S> {
 impl<S: Service> Drop for Place<S> {
     fn drop(&mut self) {
         let house = &self.house;
-        house.open.fetch_sub(1, Ordering::Relaxed);
+        if self.turned_away {
+            house.turned_away.set(house.turned_away.get() - 1);
+        } else {
+            house.open.fetch_sub(1, Ordering::Relaxed);
+        }
         house.inside.set(house.inside.get() - 1);
-        house.turned_away.set(house.turned_away.get() - usize::from(self.turned_away));
         house.service.notice(Event::Closed);
         if house.inside.get() == 0
             && let Some(waker) = house.emptied.take()

@@ -84,7 +84,7 @@ pub const fn settings(port: &'static str) -> [Setting; 12] {
             variable: "LOG_FORMAT",
             kind: Kind::Word(&["text", "json", "off"]),
             default: Some("text"),
-            meaning: "How each request is logged; /healthz, /readyz and /metrics never are.",
+            meaning: "How each request is logged; /healthz, /readyz and /metrics never are.\noff: only what no request asked for, such as start and end.",
         },
         Setting {
             variable: "HEAD_BYTES_MAX",
@@ -140,7 +140,7 @@ pub const fn settings(port: &'static str) -> [Setting; 12] {
 /// Descriptors kept for what is not served: the log, epolls, clients that are turned away, and
 /// connections to a backend. Where there are few at all, this is three quarters of them.
 const DESCRIPTORS_KEPT: u64 = 32;
-const DESCRIPTORS_KEPT_PER_WORKER: u64 = 40;
+const DESCRIPTORS_KEPT_PER_WORKER: u64 = 88;
 /// How long the process's last words may take on a stuck pipe.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How often a worker that has drained looks whether the others have.
@@ -169,8 +169,8 @@ pub struct Meter {
 }
 
 /// What a call to the backend can come to.
-const OUTCOMES: [&str; 8] =
-    ["OK", "STATUS", "REFUSED", "DNS", "TIMEOUT", "PROTOCOL", "JSON", "TOO_LARGE"];
+const OUTCOMES: [&str; 9] =
+    ["OK", "STATUS", "REFUSED", "DNS", "TIMEOUT", "PROTOCOL", "JSON", "TOO_LARGE", "ABANDONED"];
 
 impl Meter {
     /// Counts a call to the backend by the word for its outcome.
@@ -626,7 +626,9 @@ where
     let result = match command {
         Err(mistake) => {
             eprintln!("{}: {mistake}", about.name);
-            return ExitCode::from(2);
+            // An engine knows no third outcome of a health check.
+            let asks = std::env::args_os().any(|argument| argument == "healthcheck");
+            return ExitCode::from(if asks { 1 } else { 2 });
         }
         Ok(Command::Print(page)) => io::stdout().write_all(page.as_bytes()),
         Ok(Command::Healthcheck(config)) => healthcheck(&config),

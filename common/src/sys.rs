@@ -243,16 +243,18 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(prepare) }
 }
 
-/// Raises the soft limit of open descriptors to the hard one; the limit in force.
+/// Raises the soft limit of open descriptors to the hard one, if it may; the limit in force.
 pub fn raise_open_files() -> io::Result<u64> {
     const OPEN_FILES: c_int = 7;
     let mut limit = Limit { soft: 0, hard: 0 };
     // SAFETY: the kernel writes one `Limit`.
     checked(unsafe { getrlimit(OPEN_FILES, &raw mut limit) })?;
-    limit.soft = limit.hard;
+    let raised = Limit { soft: limit.hard, hard: limit.hard };
     // SAFETY: the limit lives through the call.
-    checked(unsafe { setrlimit(OPEN_FILES, &raw const limit) })?;
-    Ok(limit.soft)
+    match checked(unsafe { setrlimit(OPEN_FILES, &raw const raised) }) {
+        Ok(_) => Ok(raised.soft),
+        Err(_) => Ok(limit.soft),
+    }
 }
 
 fn checked(result: c_int) -> io::Result<c_int> {

@@ -306,10 +306,11 @@ impl Line<'_> {
     }
 }
 
-/// Appends a line that tells of the service rather than of a request.
+/// Appends a line that tells of the service rather than of a request; `Off` silences requests
+/// alone, so it is text then.
 pub fn event(format: LogFormat, unix_millis: u64, level: &str, message: &str, out: &mut Vec<u8>) {
     match format {
-        LogFormat::Text => {
+        LogFormat::Text | LogFormat::Off => {
             rfc3339(unix_millis, out);
             out.push(b' ');
             escape(level.as_bytes(), WORD, out);
@@ -326,7 +327,6 @@ pub fn event(format: LogFormat, unix_millis: u64, level: &str, message: &str, ou
             escape(message.as_bytes(), JSON, out);
             out.extend_from_slice(b"\"}\n");
         }
-        LogFormat::Off => {}
     }
 }
 
@@ -868,7 +868,7 @@ b 0
                 "{\"time\": \"1970-01-01T00:00:00.000Z\", \"level\": \"error\", \
                  \"message\": \"it\\u000afell: \\u0022x\\u0022\"}\n",
             ),
-            (LogFormat::Off, ""),
+            (LogFormat::Off, "1970-01-01T00:00:00.000Z error it\\x0afell: \\x22x\\x22\n"),
         ] {
             let mut out = Vec::new();
             event(format, 0, "error", "it\nfell: \"x\"", &mut out);

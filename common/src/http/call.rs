@@ -84,8 +84,10 @@ impl Call {
     /// Notes that so many outgoing bytes were sent.
     pub fn sent(&mut self, count: usize) {
         self.sent += count;
-        if self.sent >= self.outbound.len() {
-            self.outbound.clear();
+        // Half of it at least: each byte is moved once on the average, and what was sent to a
+        // peer that always leaves a rest does not pile up.
+        if self.sent >= self.outbound.len() / 2 {
+            self.outbound.drain(..self.sent);
             self.sent = 0;
         }
     }
@@ -154,7 +156,7 @@ impl Call {
                     if head.status < 200 {
                         self.interim += 1;
                         match head.status {
-                            101 => return Err(Refusal::StartLine),
+                            101 => return Err(Refusal::Unasked),
                             _ if self.interim > INTERIM_MAX => return Err(Refusal::StartLine),
                             _ => continue,
                         }
@@ -355,7 +357,7 @@ mod tests {
     fn what_lies_is_refused_for_good() {
         use Refusal::{
             BodyTooLarge, Chunk, Coding, Field, Framing, Length, StartLine, TrailersTooLarge,
-            Version,
+            Unasked, Version,
         };
         const CASES: &[(&[u8], Refusal)] = &[
             // No answer at all.
@@ -373,8 +375,8 @@ mod tests {
             (b"HTTP/2.0 200 OK\r\n\r\n", Version),
             (b"HTTP/2 200\r\n\r\n", StartLine),
             // An upgrade that was not asked for.
-            (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", StartLine),
-            (b"HTTP/1.1 100 \r\n\r\nHTTP/1.1 101 \r\n\r\n", StartLine),
+            (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", Unasked),
+            (b"HTTP/1.1 100 \r\n\r\nHTTP/1.1 101 \r\n\r\n", Unasked),
             // Fields.
             (b"HTTP/1.1 200 OK\r\nA : b\r\n\r\n", Field),
             (b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", Field),
