@@ -380,10 +380,8 @@ impl State {
     /// A connection could not be made: fails the calls that have waited for it since `started`,
     /// unless another will take them.
     fn note_no_line(&mut self, started: Instant, failure: Failure) {
-        let now = runtime::now();
-        let mut others = self.lines.iter().flatten().filter(|line| line.phase == Phase::Open);
-        if others.any(|line| !line.is_silent(now)) {
-            self.no_dial_until = Some(now + SLOW);
+        if self.lines.iter().flatten().any(|line| line.phase == Phase::Open) {
+            self.no_dial_until = Some(runtime::now() + SLOW);
             return;
         }
         for index in std::mem::take(&mut self.queue) {
