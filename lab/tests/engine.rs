@@ -1,0 +1,1061 @@
+//! The images and the chain on a real engine: what `docker-compose up` gives, and how it bears
+//! being crashed, stopped, paused, moved, cut off and scaled. How the services themselves behave
+//! is tested in their own packages. `RUST_IMAGE`, or `.env`, names the image to build with.
+//!
+//! `cargo test --test engine -- --ignored`
+
+#[path = "../../common/tests/shared/client.rs"]
+mod client;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::{Deref, RangeInclusive};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{env, fs};
+
+use common::json::Value;
+use common::sys;
+
+use client::Client;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const SCRATCH: &str = env!("CARGO_TARGET_TMPDIR");
+const SERVICES: [&str; 2] = ["api-backend", "api-frontend"];
+
+const BACKEND: &str = "{\"body\": \"Je suis une r\\u00e9ponse du backend\"}\n";
+const FRONTEND: &str = "{\"return\": {\"body\": \"Je suis une r\\u00e9ponse du backend\"}, \"status\": \"[SUCESS]\"}\n";
+
+/// What the images may weigh.
+const IMAGE_BYTES_MAX: usize = 500_000;
+/// Within this, whatever can answer again does.
+const SOON: Duration = Duration::from_secs(1);
+/// The end of any wait, so that a fault fails instead of hanging. Engines can be slow.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often to look at what tells nobody.
+const LOOK: Duration = Duration::from_millis(20);
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn an_image_is_one_file_below_500_kb_that_says_what_it_is() {
+    let _turn = turn();
+    build_images();
+    for service in SERVICES {
+        check_image(&image(service), service);
+    }
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn both_come_up_in_order_and_are_confined() {
+    let _turn = turn();
+    build_images();
+    let (began, at) = (Instant::now(), SystemTime::now());
+    let project = Project::up("order", &[]);
+    let [backend, frontend] = SERVICES.map(|service| project.container(service));
+    until("both healthy", PATIENCE, || {
+        (backend.ask("State/Health/Status") == "healthy"
+            && frontend.ask("State/Health/Status") == "healthy")
+            .then_some(())
+    });
+    let took = began.elapsed();
+    eprintln!("both healthy after {took:?}");
+    // Five seconds at rest; a machine that is busy with other things gets twice that.
+    assert!(took < Duration::from_secs(10), "{took:?}");
+
+    let healthy = backend.event("health_status: healthy", at).expect("it was healthy");
+    let created = frontend.event("create", at).expect("it was created");
+    assert!(created.at > healthy.at, "created {} s before", healthy.at - created.at);
+
+    for (container, service) in [(&backend, "api-backend"), (&frontend, "api-frontend")] {
+        check_confinement(container, service);
+    }
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn every_route_has_its_bytes_and_every_request_its_line() {
+    let _turn = turn();
+    let project = Project::up("routes", &[]);
+    for (service, root) in [("api-backend", BACKEND), ("api-frontend", FRONTEND)] {
+        let container = project.container(service);
+        let mut client = Client::connect(project.door(service));
+        let version = format!(
+            "{{\"name\": \"{service}\", \"version\": \"{}\", \"hostname\": \"{}\", \"pid\": 1}}\n",
+            env!("CARGO_PKG_VERSION"),
+            &container.id[..12],
+        );
+        let error = |what| format!("{{\"error_message\": \"{what}\", \"status\": \"[ERROR]\"}}\n");
+        let lines = container.logs().len();
+        let mut logged = 0;
+        for (request, status, allow, body) in [
+            ("GET /", "200 OK", None, root),
+            ("GET /?a=b", "200 OK", None, root),
+            ("HEAD /", "200 OK", None, root),
+            ("GET /healthz", "200 OK", None, "{\"status\": \"ok\"}\n"),
+            ("GET /readyz", "200 OK", None, "{\"status\": \"ready\"}\n"),
+            ("GET /version", "200 OK", None, &version),
+            ("OPTIONS /", "204 No Content", Some("GET, HEAD, OPTIONS"), ""),
+            ("OPTIONS /traceback", "204 No Content", Some("GET, OPTIONS"), ""),
+            ("GET /nothing", "404 Not Found", None, &error("no such path")),
+            (
+                "POST /",
+                "405 Method Not Allowed",
+                Some("GET, HEAD, OPTIONS"),
+                &error("this path does not take this method"),
+            ),
+            (
+                "HEAD /traceback",
+                "405 Method Not Allowed",
+                Some("GET, OPTIONS"),
+                &error("this path does not take this method"),
+            ),
+            ("FROB /", "501 Not Implemented", None, &error("this method is not implemented")),
+        ] {
+            let request_line = format!("{request} HTTP/1.1");
+            client.say(format!("{request_line}\r\nHost: a\r\n\r\n"));
+            let allow = allow.map(|methods| format!("Allow: {methods}\r\n")).unwrap_or_default();
+            let (kind, length) = match body.len() {
+                0 => (String::new(), String::new()),
+                length => (
+                    "Content-Type: application/json\r\n".to_owned(),
+                    format!("Content-Length: {length}\r\n"),
+                ),
+            };
+            let expected = format!("HTTP/1.1 {status}\r\n{allow}{kind}{length}\r\n");
+            let (head, answered) = if request.starts_with("HEAD ") {
+                (client.head(), body.to_owned())
+            } else {
+                let answer = client.answer();
+                (answer.head, answer.body)
+            };
+            assert_eq!(undated(&head), expected, "{service}: {request}");
+            assert_eq!(answered, body, "{service}: {request}");
+            logged += usize::from(!request.ends_with('z'));
+        }
+        let metrics = client.ask("/metrics");
+        let build = format!("build_info{{name=\"{service}\",version=\"1.0.0\"}} 1\n");
+        assert!(metrics.body.contains(&build), "{}", metrics.body);
+        assert!(metrics.head.contains("\r\nContent-Type: text/plain; version=0.0.4"));
+
+        let log = until("a line for each request", SOON, || {
+            let log = container.logs();
+            (log.len() >= lines + logged).then_some(log)
+        });
+        assert_eq!(log.len(), lines + logged, "{service}: {log:#?}");
+        for probe in ["/healthz", "/readyz", "/metrics"] {
+            assert!(!log.iter().any(|line| line.contains(probe)), "{service}: {log:#?}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn a_crashed_service_is_back_ten_times_in_a_row() {
+    let _turn = turn();
+    let project = Project::up("crash", &[]);
+    thread::scope(|scope| {
+        for service in SERVICES {
+            let project = &project;
+            scope.spawn(move || crash_ten_times(project, service));
+        }
+    });
+    until("the chain", SOON, || is_well(project.door("api-frontend")));
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn stopped_they_end_with_0_and_lose_nothing() {
+    let _turn = turn();
+    let project = Project::up("stop", &[]);
+    let [backend, frontend] = SERVICES.map(|service| project.container(service));
+    for container in [&frontend, &backend] {
+        let took = container.stop();
+        eprintln!("idle, it ended within {took:?}");
+        assert!(took < SOON, "{took:?}");
+        docker(&["start", &container.id]);
+    }
+    until("the chain", PATIENCE, || is_well(project.door("api-frontend")));
+
+    // Under way in the frontend, and as long as the backend stands still.
+    let address = frontend.address(&project.network(), 8000);
+    let mut clients: Vec<_> = (0..20).map(|_| Client::connect(address)).collect();
+    docker(&["pause", &backend.id]);
+    for client in &clients {
+        client.say(client::get("/"));
+    }
+    thread::scope(|scope| {
+        let stopped = scope.spawn(|| frontend.stop());
+        until("draining", PATIENCE, || frontend.has_said("SIGTERM: draining").then_some(()));
+        docker(&["unpause", &backend.id]);
+        for client in &mut clients {
+            let answer = client.answer();
+            assert_eq!((answer.status, &*answer.body), (200, FRONTEND));
+            assert!(answer.closes(), "{}", answer.head);
+            assert_eq!(client.rest(), "");
+        }
+        stopped.join().expect("stopped");
+    });
+
+    docker(&["start", &frontend.id]);
+    until("the chain", PATIENCE, || is_well(project.door("api-frontend")));
+    for (container, port, body) in [(&frontend, 8000, FRONTEND), (&backend, 8001, BACKEND)] {
+        stop_under_load(container, container.address(&project.network(), port), body);
+    }
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn a_backend_may_go_and_come_back_elsewhere() {
+    let _turn = turn();
+    let project = Project::up("moved", &[]);
+    let [backend, frontend] = SERVICES.map(|service| project.container(service));
+    let door = project.door("api-frontend");
+    until("the chain", SOON, || is_well(door));
+    until("healthy", PATIENCE, || (frontend.ask("State/Health/Status") == "healthy").then_some(()));
+    let pid = frontend.ask("State/Pid");
+    let old = backend.address(&project.network(), 8001);
+    backend.stop();
+    check_failure(&get(door, "/").expect("an answer"), 502, &["DNS", "REFUSED"]);
+    // Two checks, so that one began after the stop.
+    for _ in 0..2 {
+        let checks = frontend.ask("State/Health/Log");
+        until("a check", PATIENCE, || (frontend.ask("State/Health/Log") != checks).then_some(()));
+    }
+    assert_eq!(frontend.ask("State/Health/Status"), "healthy");
+    assert_eq!((frontend.ask("State/Pid"), frontend.ask("RestartCount")), (pid, "0".to_owned()));
+    check_failure(&get(door, "/").expect("an answer"), 502, &["DNS", "REFUSED"]);
+
+    // Whoever has the old address now serves, too, but elsewhere.
+    let network = project.network();
+    let mut occupiers = Vec::new();
+    while occupiers.last().is_none_or(|last: &Run| last.address(&network, 8001) != old) {
+        assert!(occupiers.len() < 8, "nobody is given {old}");
+        occupiers.push(Run::start(&image("api-backend"), &["--network", &network, "-ePORT=9"]));
+    }
+    docker(&["start", &backend.id]);
+    let began = Instant::now();
+    until("the chain", SOON, || is_well(door));
+    eprintln!("moved, it was found within {:?}", began.elapsed());
+    assert_ne!(backend.address(&network, 8001), old);
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn a_backend_may_hang_be_cut_off_and_lose_its_name() {
+    const TIMEOUT: Duration = Duration::from_millis(600);
+    let _turn = turn();
+    let project = Project::up("cut", &[("BACKEND_TIMEOUT_MS", "600")]);
+    let [backend, frontend] = SERVICES.map(|service| project.container(service));
+    let (door, network) = (project.door("api-frontend"), project.network());
+    until("the chain", SOON, || is_well(door));
+
+    docker(&["pause", &backend.id]);
+    for _ in 0..2 {
+        let (mut client, began) = (Client::connect(door), Instant::now());
+        client.say(client::get("/"));
+        assert_eq!(Client::connect(door).ask("/healthz").status, 200);
+        assert!(began.elapsed() < TIMEOUT / 2, "/healthz took {:?}", began.elapsed());
+        assert!(client.is_silent());
+        let answer = client.answer();
+        let took = began.elapsed();
+        check_failure(&(answer.head + &answer.body), 504, &["TIMEOUT"]);
+        assert!((TIMEOUT..TIMEOUT + SOON / 2).contains(&took), "{took:?}");
+    }
+    docker(&["unpause", &backend.id]);
+    until("the chain after a pause", SOON, || is_well(door));
+
+    let leave = || docker(&["network", "disconnect", &network, &backend.id]);
+    leave();
+    let began = Instant::now();
+    let answer = get(door, "/").expect("an answer");
+    assert!(began.elapsed() < TIMEOUT + SOON / 2, "{:?}", began.elapsed());
+    assert!(["502", "504"].contains(&&answer[9..12]), "{answer}");
+    assert_eq!(status(&get(door, "/healthz").expect("an answer")), 200);
+    docker(&["network", "connect", &network, &backend.id]);
+    let answer = until("an unknown name", SOON, || {
+        get(door, "/").ok().filter(|answer| answer.contains("DNS"))
+    });
+    check_failure(&answer, 502, &["DNS"]);
+    leave();
+    docker(&["network", "connect", "--alias", "api-backend", &network, &backend.id]);
+    let began = Instant::now();
+    until("the chain after a cut", SOON, || is_well(door));
+    eprintln!("connected again, it was found within {:?}", began.elapsed());
+    assert_eq!(frontend.ask("RestartCount"), "0");
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn the_frontend_spreads_over_a_backend_scaled_to_three() {
+    const REQUESTS: usize = 90;
+    let _turn = turn();
+    let project = Project::scaled("scaled", &[("BACKEND_REUSE", "off")], 3);
+    let backends = project.containers("api-backend");
+    assert_eq!(backends.len(), 3);
+    let door = project.door("api-frontend");
+    for _ in 0..REQUESTS {
+        is_well(door).expect("a good answer");
+    }
+    let counts = until("a line for each request", SOON, || {
+        let lines = |backend: &Container| {
+            backend.logs().iter().filter(|line| line.contains(" GET / 200 ")).count()
+        };
+        let counts: Vec<_> = backends.iter().map(lines).collect();
+        (counts.iter().sum::<usize>() >= REQUESTS).then_some(counts)
+    });
+    eprintln!("spread: {counts:?}");
+    assert_eq!(counts.iter().sum::<usize>(), REQUESTS, "{counts:?}");
+    assert!(!counts.contains(&0), "{counts:?}");
+
+    docker(&["stop", &backends[0].id]);
+    for _ in 0..REQUESTS {
+        is_well(door).expect("two are enough");
+    }
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn a_thousand_connections_fit_in_16_mb() {
+    const CONNECTIONS: usize = 1_000;
+    let _turn = turn();
+    build_images();
+    sys::raise_open_files().expect("as many as the hard limit says");
+    let network = Network::create();
+    let limits = ["--network", &network.0, "--memory=16m", "--memory-swap=16m"];
+    let alias = ["--network-alias=api-backend"];
+    let backend = Run::start(&image("api-backend"), &[&limits[..], &alias].concat());
+    let asks = ["-eAPI_BACKEND_URL=api-backend", "-eAPI_BACKEND_PORT=8001"];
+    let frontend = Run::start(&image("api-frontend"), &[&limits[..], &asks].concat());
+    for (container, port, body) in [(&backend, 8001, BACKEND), (&frontend, 8000, FRONTEND)] {
+        let address = container.address(&network.0, port);
+        until("the first answer", PATIENCE, || is_well(address));
+        let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| Client::connect(address)).collect();
+        for _ in 0..3 {
+            for client in &clients {
+                client.say(client::get("/"));
+            }
+            for client in &mut clients {
+                let answer = client.answer();
+                assert_eq!((answer.status, &*answer.body), (200, body));
+            }
+        }
+        let metrics = clients[0].ask("/metrics").body;
+        let open = format!("http_connections_open {CONNECTIONS}\n");
+        assert!(metrics.contains(&open), "{metrics}");
+        let resident = metrics.lines().find(|line| line.starts_with("process_resident_memory"));
+        eprintln!("{}: {}", container.ask("Config/Image"), resident.expect("a gauge"));
+        assert_eq!(container.ask("State/OOMKilled"), "false");
+        assert_eq!(container.ask("State/Running"), "true");
+    }
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn a_backend_needs_next_to_nothing() {
+    let _turn = turn();
+    build_images();
+    for (options, address) in [
+        (&["--read-only", "--cap-drop", "ALL", "--network", "none"][..], "[::]:8001"),
+        (&["--security-opt", "no-new-privileges", "--user", "1:1"], "[::]:8001"),
+        (&["-ePORT="], "[::]:8001"),
+        (&["-ePORT=80"], "[::]:80"),
+        (&["--sysctl", "net.ipv6.conf.all.disable_ipv6=1"], ":8001"),
+        (&["-eHOST=0.0.0.0"], "0.0.0.0:8001"),
+        (&["--cpus=0.5", "--pids-limit=8"], "[::]:8001"),
+    ] {
+        let backend = Run::start(&image("api-backend"), options);
+        let greeting = format!("{address}, pid 1 (process 1), ");
+        until("a greeting", PATIENCE, || backend.has_said(&greeting).then_some(()));
+        docker(&["exec", &backend.id, "/api-backend", "healthcheck"]);
+        if !options.contains(&"none") {
+            let port = if options.contains(&"-ePORT=80") { 80 } else { 8001 };
+            is_well(backend.address("bridge", port)).expect("a good answer");
+        }
+        let took = backend.stop();
+        assert!(took < SOON, "{options:?}: {took:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn a_wrong_setting_is_one_line_and_exit_code_2() {
+    let _turn = turn();
+    build_images();
+    for (service, options, line) in [
+        ("api-backend", &["-ePORT=http"][..], "api-backend: PORT holds \"http\"; it takes "),
+        ("api-backend", &["-eLOG_FORMAT=xml"], "api-backend: LOG_FORMAT holds \"xml\"; it takes "),
+        ("api-frontend", &[], "api-frontend: API_BACKEND_URL is "),
+        (
+            "api-frontend",
+            &["-eAPI_BACKEND_URL=https://a", "-eAPI_BACKEND_PORT=8001"],
+            "api-frontend: API_BACKEND_URL holds \"https://a\"; it takes ",
+        ),
+    ] {
+        let container = Run::start(&image(service), options);
+        assert_eq!(docker(&["wait", &container.id]), "2\n", "{service} {options:?}");
+        let log = container.logs();
+        assert_eq!(log.len(), 1, "{log:#?}");
+        assert!(log[0].starts_with(line), "{log:#?}");
+    }
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn editing_prose_or_tests_rebuilds_nothing() {
+    let _turn = turn();
+    build_images();
+    let folder = Folder::copy_of(Path::new(ROOT), "edited");
+    let build = || {
+        SERVICES.map(|service| {
+            let tag = format!("{}/edited", namespace());
+            let output = classic_build(&folder.0, service, &tag, &[]);
+            (ask(&tag, "Id"), text(&output.stdout))
+        })
+    };
+    let first = build().map(|(id, _)| id);
+    for file in ["README.md", "common/tests/wire.rs", "lab/tests/up.rs", "api-backend/new.md"] {
+        let mut file = fs::File::options().append(true).create(true).open(folder.0.join(file));
+        writeln!(file.as_mut().expect("a file"), "// edited").expect("written");
+    }
+    let second = build();
+    for (_, output) in &second {
+        assert!(!output.contains("Running in"), "{output}");
+    }
+    assert_eq!(second.map(|(id, _)| id), first);
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn the_same_sources_give_the_same_bits() {
+    let _turn = turn();
+    build_images();
+    let first = Folder::copy_of(Path::new(ROOT), "bits");
+    let second = Folder::copy_of(&first.0, "bits-elsewhere/and/deeper");
+    let known = docker(&["image", "ls", "--all", "--quiet"]);
+    let build = |folder: &Path, tag: &str| {
+        let tag = format!("{}/{tag}", namespace());
+        let output = classic_build(folder, "api-backend", &tag, &["--no-cache", "--force-rm"]);
+        let files = files(&tag);
+        // The stage that compiled is of no use as a cache: the next build takes an older one.
+        docker(&["rmi", &tag]);
+        let stages = text(&output.stdout);
+        let stages = stages.lines().filter_map(|line| line.strip_prefix(" ---> "));
+        let made: Vec<_> = stages.filter(|id| id.len() == 12 && !known.contains(id)).collect();
+        for id in made.into_iter().rev() {
+            let _ = timed("docker").args(["rmi", id]).output();
+        }
+        files
+    };
+    let [one, other] = thread::scope(|scope| {
+        let one = scope.spawn(|| build(&first.0, "bits"));
+        let other = build(&second.0, "bits-elsewhere");
+        [one.join().expect("a build"), other]
+    });
+    assert!(one == other, "two builds differ");
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn buildkit_makes_the_same_images() {
+    let _turn = turn();
+    let paths = env::var_os("PATH").expect("a PATH");
+    let clients = env::split_paths(&paths).map(|path| path.join("docker"));
+    for client in clients.filter(|client| client.is_file()) {
+        let build = |service: &str| {
+            let tag = format!("{}/buildkit-{service}", namespace());
+            let mut command = timed(client.to_str().expect("UTF-8"));
+            command.env("DOCKER_BUILDKIT", "1");
+            (builds(command, Path::new(ROOT), service, &tag, &[]), tag)
+        };
+        let (output, _) = build(SERVICES[0]);
+        let said = text(&output.stderr);
+        if said.contains("buildx component is missing") {
+            eprintln!("skipped: {}: {}", client.display(), said.trim_end());
+            continue;
+        }
+        for service in SERVICES {
+            let (output, tag) = build(service);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            check_image(&tag, service);
+        }
+        return;
+    }
+}
+
+/// What must be true of an image, whoever built it.
+fn check_image(image: &str, service: &str) {
+    let files = files(image);
+    assert_eq!(files.keys().collect::<Vec<_>>(), [service]);
+    assert!(files[service].starts_with(b"\x7fELF"));
+    let size: usize = ask(image, "Size").parse().expect("a number");
+    eprintln!("{image}: {size} bytes");
+    assert!(size <= IMAGE_BYTES_MAX, "{image}: {size}");
+    let page = format!("https://hub.docker.com/r/{}/{service}", namespace());
+    let port = if service == "api-backend" { 8001 } else { 8000 };
+    for (path, expected) in [
+        ("Labels/hub_url", page.clone()),
+        ("Labels/org.opencontainers.image.title", service.to_owned()),
+        ("Labels/org.opencontainers.image.source", page),
+        ("Labels/org.opencontainers.image.licenses", "MIT".to_owned()),
+        ("Labels/org.opencontainers.image.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("Labels/org.opencontainers.image.revision", "engine-test".to_owned()),
+        ("User", "65532:65532".to_owned()),
+        ("Entrypoint", format!("[\"/{service}\"]")),
+        ("Cmd", "null".to_owned()),
+        ("Healthcheck/Test", format!("[\"CMD\", \"/{service}\", \"healthcheck\"]")),
+        ("ExposedPorts", format!("{{\"{port}/tcp\": {{}}}}")),
+    ] {
+        assert_eq!(ask(image, &format!("Config/{path}")), expected, "{image}: {path}");
+    }
+    let description = ask(image, "Config/Labels/org.opencontainers.image.description");
+    assert!(description.contains("GET / "), "{description}");
+}
+
+/// The service is process 1, and nobody; it may write nothing and has no privilege.
+fn check_confinement(container: &Container, service: &str) {
+    let pid = container.ask("State/Pid");
+    let top = docker(&["top", &container.id, "-o", "pid,args"]);
+    let processes: Vec<_> = top.lines().skip(1).collect();
+    assert_eq!(processes.len(), 1, "{top}");
+    assert!(processes[0].ends_with(&format!(" /{service}")), "{top}");
+    let program = fs::read_link(format!("/proc/{pid}/exe")).expect("root may look");
+    assert_eq!(program, Path::new("/").join(service));
+    let state = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let none = "0000000000000000";
+    for (field, expected) in [
+        ("Uid", "65532\t65532\t65532\t65532"),
+        ("Gid", "65532\t65532\t65532\t65532"),
+        ("NSpid", &format!("{pid}\t1")),
+        ("CapInh", none),
+        ("CapPrm", none),
+        ("CapEff", none),
+        ("CapBnd", none),
+        ("CapAmb", none),
+        ("NoNewPrivs", "1"),
+        ("Seccomp", "2"),
+    ] {
+        let start = format!("{field}:\t");
+        let found = state.lines().find_map(|line| line.strip_prefix(&start));
+        assert_eq!(found, Some(expected), "{service}: {field}");
+    }
+    let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("it lives");
+    let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/"));
+    let options = root.and_then(|line| line.split(' ').nth(5)).expect("a root");
+    assert!(options.split(',').any(|option| option == "ro"), "{service}: {options}");
+    for (path, expected) in [
+        ("HostConfig/ReadonlyRootfs", "true"),
+        ("HostConfig/CapDrop", "[\"ALL\"]"),
+        ("HostConfig/Privileged", "false"),
+        ("HostConfig/PidsLimit", "64"),
+        ("HostConfig/Memory", "67108864"),
+        ("HostConfig/RestartPolicy/Name", "always"),
+        ("HostConfig/LogConfig/Config/max-size", "1m"),
+        ("Config/User", "65532:65532"),
+        ("RestartCount", "0"),
+    ] {
+        assert_eq!(container.ask(path), expected, "{service}: {path}");
+    }
+}
+
+fn crash_ten_times(project: &Project, service: &str) {
+    let container = project.container(service);
+    let door = project.door(service);
+    for count in 1..=10 {
+        // Docker waits 100 ms, and twice as long each time, until one has run for 10 s.
+        let wait = Duration::from_millis(100 << ((count - 1) % 5));
+        if count == 6 {
+            thread::sleep(Duration::from_secs(10));
+        }
+        let at = SystemTime::now();
+        assert_eq!(get(door, "/traceback").expect("an end without a reset"), "");
+        let started = until("a start", PATIENCE, || container.event("start", at));
+        let answered = until("an answer", SOON, || {
+            let answer = get(door, "/version").ok().filter(|answer| answer.contains(" 200 OK"));
+            answer.map(|_| since_1970(SystemTime::now()))
+        });
+        let died = container.event("die", at).expect("it died");
+        eprintln!(
+            "{service} {count}: down for {:.2} s with a wait of {wait:?}, then an answer after {:.2} s",
+            started.at - died.at,
+            answered - started.at,
+        );
+        assert_eq!(died.exit_code.as_deref(), Some("1"));
+        assert!(answered - started.at < SOON.as_secs_f64(), "{service} {count}");
+        assert!(started.at - died.at > wait.as_secs_f64(), "not this wait");
+        assert_eq!(container.ask("RestartCount"), count.to_string());
+        assert_eq!(project.container(service).id, container.id);
+    }
+}
+
+/// Clients that keep a connection lose no request, and those that make new ones are answered in
+/// whole or not accepted.
+fn stop_under_load(container: &Container, address: SocketAddr, body: &str) {
+    let answers = AtomicUsize::new(0);
+    let keep = || {
+        let mut client = Client::connect(address);
+        loop {
+            let answer = client.ask("/");
+            assert_eq!((answer.status, &*answer.body), (200, body));
+            answers.fetch_add(1, Ordering::Relaxed);
+            if answer.closes() {
+                assert_eq!(client.rest(), "");
+                return;
+            }
+        }
+    };
+    let renew = || {
+        while let Ok(answer) = get(address, "/") {
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(body), "{answer}");
+            answers.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(keep);
+        }
+        for _ in 0..2 {
+            scope.spawn(renew);
+        }
+        until("load", PATIENCE, || (answers.load(Ordering::Relaxed) > 1_000).then_some(()));
+        let took = container.stop();
+        eprintln!("under load, it ended within {took:?}");
+        assert!(took < Duration::from_secs(3), "{took:?}");
+    });
+    eprintln!("{} answers, none lost", answers.into_inner());
+}
+
+/// An answer that says in the agreed shape what went wrong with the backend.
+fn check_failure(answer: &str, expected: u16, words: &[&str]) {
+    assert_eq!(status(answer), expected, "{answer}");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let value = Value::read(body.as_bytes()).expect("JSON");
+    let field = |name| value.get(name).and_then(Value::text).expect("a text");
+    assert_eq!(field("status"), "[ERROR]");
+    let message = field("error_message");
+    let reason = message.strip_prefix("GET / on backend API: ").expect("its start");
+    assert!(words.iter().any(|word| reason.starts_with(word)), "{answer}");
+}
+
+/// One test at a time: two would take each other's processor, and times are what many look at.
+/// Whatever this process makes on the engine has its name, and is removed after its end.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    static JANITOR: OnceLock<Child> = OnceLock::new();
+    // The end of its input is ours, however that comes; a signal from the terminal is not its.
+    const SWEEP: &str = r#"
+        cat > /dev/null
+        {
+            docker ps --all --quiet --filter "name=^/?$1-" | xargs -r docker rm --force --volumes
+            docker network ls --quiet --filter "name=^$1-" | xargs -r docker network rm
+            docker image ls --format "{{.Repository}}:{{.Tag}}" | grep "^$1/" | xargs -r docker rmi
+        } > /dev/null
+        rm -rf "$2""#;
+    JANITOR.get_or_init(|| {
+        let mut janitor = Command::new("sh");
+        janitor.args(["-c", SWEEP, "janitor", namespace()]).arg(scratch(""));
+        janitor.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null());
+        janitor.spawn().expect("sh")
+    });
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// This run's name: the start of every image, container and network that it makes.
+fn namespace() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| format!("enginetest{}", process::id()))
+}
+
+fn image(service: &str) -> String {
+    format!("{}/{service}", namespace())
+}
+
+/// As a user builds them, once.
+fn build_images() {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let project = Project::named("build");
+        done(project.compose().arg("build"));
+    });
+}
+
+/// A place for files of this run.
+fn scratch(name: &str) -> PathBuf {
+    Path::new(SCRATCH).join(namespace()).join(name)
+}
+
+/// A copy of the workspace's sources, removed when dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn copy_of(sources: &Path, name: &str) -> Folder {
+        let folder = Folder(scratch(name));
+        fs::create_dir_all(&folder.0).expect("a folder");
+        let copy = "tar -C \"$0\" --exclude=./target --exclude=./.git -c . | tar -C \"$1\" -x";
+        done(timed("sh").args(["-c", copy]).args([sources, &folder.0]));
+        folder
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A project of compose, taken down when dropped.
+struct Project {
+    name: String,
+    /// The host's, in the order of `SERVICES`.
+    ports: [RangeInclusive<u16>; 2],
+    files: Vec<PathBuf>,
+}
+
+impl Project {
+    /// All up, with these variables for the frontend besides.
+    fn up(name: &str, variables: &[(&str, &str)]) -> Project {
+        Project::scaled(name, variables, 1)
+    }
+
+    fn scaled(name: &str, variables: &[(&str, &str)], backends: u16) -> Project {
+        build_images();
+        let mut project = Project::named(name);
+        if !variables.is_empty() {
+            let quoted = variables.iter().map(|(name, value)| format!("{name}: \"{value}\""));
+            let environment = quoted.collect::<Vec<_>>().join(", ");
+            let file = scratch(&format!("{name}.yaml"));
+            fs::create_dir_all(scratch("")).expect("a folder");
+            let service = format!("services: {{api-frontend: {{environment: {{{environment}}}}}}}");
+            fs::write(&file, service).expect("a file");
+            project.files.push(file);
+        }
+        project.ports[0] = free_ports(backends);
+        let scale = format!("--scale=api-backend={backends}");
+        done(project.compose().args(["up", "--detach", "--no-build", &scale]));
+        project
+    }
+
+    fn named(name: &str) -> Project {
+        let name = format!("{}-{name}", namespace());
+        let files = vec![Path::new(ROOT).join("docker-compose.yaml")];
+        Project { name, ports: [free_ports(1), free_ports(1)], files }
+    }
+
+    fn compose(&self) -> Command {
+        /// Whether there is a `docker-compose` beside, or instead of, `docker compose`.
+        static ALONE: OnceLock<bool> = OnceLock::new();
+        let [backend, frontend] = self.ports.each_ref().map(|range| {
+            let (first, last) = (range.start(), range.end());
+            if first == last { first.to_string() } else { format!("{first}-{last}") }
+        });
+        let alone = *ALONE.get_or_init(|| {
+            let tried = timed("docker-compose").arg("version").output();
+            tried.is_ok_and(|output| output.status.success())
+        });
+        let mut command = timed(if alone { "docker-compose" } else { "docker" });
+        if !alone {
+            command.arg("compose");
+        }
+        command.args(["--project-name", &self.name, "--project-directory", ROOT]);
+        for file in &self.files {
+            command.arg("--file").arg(file);
+        }
+        command.envs([("NAMESPACE", namespace()), ("TAG", "latest"), ("REVISION", "engine-test")]);
+        command.envs([("BACKEND_PORT", backend), ("FRONTEND_PORT", frontend)]);
+        command
+    }
+
+    /// Where a service is reached from outside.
+    fn door(&self, service: &str) -> SocketAddr {
+        let [backend, frontend] = &self.ports;
+        let range = if service == "api-backend" { backend } else { frontend };
+        (Ipv4Addr::LOCALHOST, *range.start()).into()
+    }
+
+    fn network(&self) -> String {
+        format!("{}_chain", self.name)
+    }
+
+    fn containers(&self, service: &str) -> Vec<Container> {
+        let project = format!("label=com.docker.compose.project={}", self.name);
+        let service = format!("label=com.docker.compose.service={service}");
+        let filters = ["--filter", &project, "--filter", &service];
+        let ids = docker(&[&["ps", "--all", "--quiet", "--no-trunc"][..], &filters].concat());
+        ids.lines().map(|id| Container { id: id.to_owned() }).collect()
+    }
+
+    fn container(&self, service: &str) -> Container {
+        let mut containers = self.containers(service);
+        assert_eq!(containers.len(), 1, "{service}");
+        containers.remove(0)
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        let down = ["down", "--volumes", "--remove-orphans", "--timeout", "1"];
+        let _ = self.compose().args(down).output();
+    }
+}
+
+/// A network of its own, removed when dropped.
+struct Network(String);
+
+impl Network {
+    fn create() -> Network {
+        let name = format!("{}-network", namespace());
+        docker(&["network", "create", &name]);
+        Network(name)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = timed("docker").args(["network", "rm", &self.0]).output();
+    }
+}
+
+/// A container that was run by itself, removed when dropped.
+struct Run(Container);
+
+impl Run {
+    fn start(image: &str, options: &[&str]) -> Run {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("--name={}-run-{number}", namespace());
+        let id = docker(&[&["run", "--detach", &name], options, &[image]].concat());
+        Run(Container { id: id.trim_end().to_owned() })
+    }
+}
+
+impl Deref for Run {
+    type Target = Container;
+
+    fn deref(&self) -> &Container {
+        &self.0
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = timed("docker").args(["rm", "--force", "--volumes", &self.id]).output();
+    }
+}
+
+struct Container {
+    id: String,
+}
+
+/// Something that happened to a container.
+struct Event {
+    /// Seconds since 1970, by the engine's clock, which is ours.
+    at: f64,
+    exit_code: Option<String>,
+}
+
+impl Container {
+    fn ask(&self, path: &str) -> String {
+        ask(&self.id, path)
+    }
+
+    fn address(&self, network: &str, port: u16) -> SocketAddr {
+        let address = self.ask(&format!("NetworkSettings/Networks/{network}/IPAddress"));
+        (address.parse::<IpAddr>().expect("an address"), port).into()
+    }
+
+    /// The lines of both its outputs.
+    fn logs(&self) -> Vec<String> {
+        let output = timed("docker").args(["logs", &self.id]).output().expect("docker starts");
+        let both = text(&output.stdout) + &text(&output.stderr);
+        both.lines().map(str::to_owned).collect()
+    }
+
+    fn has_said(&self, part: &str) -> bool {
+        self.logs().iter().any(|line| line.contains(part))
+    }
+
+    /// The last time that this happened since then.
+    fn event(&self, action: &str, since: SystemTime) -> Option<Event> {
+        let filters = [format!("container={}", self.id), format!("event={action}")];
+        let span = [since, SystemTime::now()].map(|at| format!("{:.6}", since_1970(at)));
+        let mut command = timed("docker");
+        command.args(["events", "--format={{json .}}", "--since", &span[0], "--until", &span[1]]);
+        command.args(filters.iter().flat_map(|filter| ["--filter", filter]));
+        let events = done(&mut command);
+        let event = Value::read(events.lines().last()?.as_bytes()).expect("JSON");
+        let nanoseconds = event.get("timeNano").and_then(Value::number).expect("a time");
+        let attributes = event.get("Actor").and_then(|actor| actor.get("Attributes"));
+        let exit_code = attributes.and_then(|attributes| attributes.get("exitCode"));
+        let exit_code = exit_code.and_then(Value::text).map(Cow::into_owned);
+        Some(Event { at: nanoseconds / 1e9, exit_code })
+    }
+
+    /// Stops it as a user does, and says how long it took to end. What the engine does before
+    /// and after that, a second and more, is not the service's.
+    fn stop(&self) -> Duration {
+        let at = SystemTime::now();
+        docker(&["stop", &self.id]);
+        assert_eq!(self.ask("State/ExitCode"), "0");
+        assert_eq!(self.ask("State/OOMKilled"), "false");
+        let asked = self.event("kill", at).expect("it was told to");
+        let ended = self.event("die", at).expect("it ended");
+        Duration::from_secs_f64(ended.at - asked.at)
+    }
+}
+
+/// What `docker inspect` says of a container or an image: a text as it is, all else as JSON.
+fn ask(object: &str, path: &str) -> String {
+    let page = docker(&["inspect", object]);
+    let page = Value::read(page.as_bytes()).expect("JSON");
+    let mut value = &page.items()[0];
+    for name in path.split('/') {
+        value = value.get(name).unwrap_or(&Value::Null);
+    }
+    value.text().map_or_else(
+        || {
+            let mut json = Vec::new();
+            value.write(&mut json);
+            text(&json)
+        },
+        Cow::into_owned,
+    )
+}
+
+/// Every file in the layers of an image.
+fn files(image: &str) -> BTreeMap<String, Vec<u8>> {
+    let folder = Folder(scratch(&format!("saved-{}", image.replace('/', "-"))));
+    fs::create_dir_all(&folder.0).expect("a folder");
+    let save = "docker save \"$0\" | tar -x -C \"$1\"";
+    done(timed("sh").args(["-c", save, image]).arg(&folder.0));
+    let manifest = fs::read(folder.0.join("manifest.json")).expect("a manifest");
+    let manifest = Value::read(&manifest).expect("JSON");
+    let layers = manifest.items()[0].get("Layers").expect("layers");
+    let mut files = BTreeMap::new();
+    for layer in layers.items() {
+        let layer = folder.0.join(&*layer.text().expect("a path"));
+        for name in done(timed("tar").arg("-tf").arg(&layer)).lines() {
+            let output = timed("tar").arg("-xOf").arg(&layer).arg(name).output();
+            files.insert(name.to_owned(), output.expect("tar starts").stdout);
+        }
+    }
+    files
+}
+
+/// A build of one image by the builder that needs nothing else.
+fn classic_build(folder: &Path, service: &str, tag: &str, options: &[&str]) -> Output {
+    let mut command = timed("docker");
+    command.env("DOCKER_BUILDKIT", "0");
+    let output = builds(command, folder, service, tag, options);
+    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    output
+}
+
+fn builds(
+    mut docker: Command,
+    folder: &Path,
+    service: &str,
+    tag: &str,
+    options: &[&str],
+) -> Output {
+    docker.args(["build", "--tag", tag, "--build-arg=REVISION=engine-test"]).args(options);
+    docker.arg(format!("--build-arg=NAMESPACE={}", namespace()));
+    // As compose finds it.
+    let file = fs::read_to_string(Path::new(ROOT).join(".env")).unwrap_or_default();
+    let from_file = file.lines().find_map(|line| line.strip_prefix("RUST_IMAGE="));
+    if let Some(base) = env::var("RUST_IMAGE").ok().or(from_file.map(str::to_owned)) {
+        docker.arg(format!("--build-arg=RUST_IMAGE={base}"));
+    }
+    docker.arg("--file").arg(folder.join(service).join("Dockerfile")).arg(folder);
+    docker.output().expect("docker starts")
+}
+
+fn docker(arguments: &[&str]) -> String {
+    done(timed("docker").args(arguments))
+}
+
+/// A command that is killed when it takes far too long.
+fn timed(program: &str) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--foreground", "--kill-after=5", "300", program]).stdin(Stdio::null());
+    command
+}
+
+/// What a command that succeeds has written.
+fn done(command: &mut Command) -> String {
+    let output = command.output().expect("it starts");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn since_1970(at: SystemTime) -> f64 {
+    at.duration_since(UNIX_EPOCH).expect("a clock that is set").as_secs_f64()
+}
+
+/// As many ports in a row as wanted that are free now, as the kernel says.
+fn free_ports(wanted: u16) -> RangeInclusive<u16> {
+    let listen = |port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
+    loop {
+        let first = listen(0).expect("a free port");
+        let port = first.local_addr().expect("its address").port();
+        let last = port.saturating_add(wanted - 1);
+        if (port + 1..=last).all(|port| listen(port).is_ok()) && last - port == wanted - 1 {
+            return port..=last;
+        }
+    }
+}
+
+/// What it is waited for: the first thing that `look` finds.
+fn until<T>(what: &str, patience: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < patience, "{what}: not within {patience:?}");
+        thread::sleep(LOOK);
+    }
+}
+
+/// All that a GET on a connection of its own is answered with. `Err` if nothing was.
+fn get(address: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, SOON)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    let read = stream.read_to_string(&mut answer);
+    assert!(read.is_ok() || answer.is_empty(), "{address} {path}: {read:?} after {answer}");
+    read.map(|_| answer)
+}
+
+fn status(answer: &str) -> u16 {
+    answer.get(9..12).and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
+/// Whether `/` is answered as it should be, by either service.
+fn is_well(address: SocketAddr) -> Option<()> {
+    let answer = get(address, "/").ok()?;
+    let whole = answer.ends_with(BACKEND) || answer.ends_with(FRONTEND);
+    (status(&answer) == 200 && whole).then_some(())
+}
+
+/// A head without the line that differs each time.
+fn undated(head: &str) -> String {
+    head.split_inclusive("\r\n").filter(|line| !line.starts_with("Date: ")).collect()
+}
