@@ -306,6 +306,24 @@ impl Signals {
     }
 }
 
+/// A timer that is met to some microseconds, for those to whom a millisecond is long. Each
+/// wait costs two system calls; a deadline costs none.
+#[derive(Debug)]
+pub struct Alarm(Watched<File>);
+
+impl Alarm {
+    /// One that is not set.
+    pub fn new() -> io::Result<Alarm> {
+        Ok(Alarm(Watched::new(File::from(sys::timer()?))))
+    }
+
+    /// Waits until it is `at`.
+    pub async fn at(&self, at: Instant) -> io::Result<()> {
+        sys::set_timer(self.0.get().as_fd(), at.saturating_duration_since(Instant::now()))?;
+        self.0.attempt(Direction::In, |mut timer| timer.read(&mut [0; 8])).await.map(drop)
+    }
+}
+
 // ---------- below: how it is done ----------
 
 struct Worker {
@@ -865,6 +883,22 @@ mod tests {
             order.take()
         });
         assert_eq!(order, ["a", "b", "a", "b"]);
+    }
+
+    #[test]
+    fn an_alarm_comes_no_sooner_than_it_is_set_to_and_again_after_each_wait() {
+        on_a_worker(async |_| {
+            let alarm = Alarm::new().expect("an alarm");
+            for at in [Duration::ZERO, Duration::from_micros(300), Duration::from_millis(2)] {
+                let at = Instant::now() + at;
+                alarm.at(at).await.expect("its time");
+                assert!(Instant::now() >= at);
+            }
+            // A wait that was given up is forgotten.
+            let late = Instant::now() + Duration::from_secs(3600);
+            assert!(within(now(), alarm.at(late)).await.is_none());
+            alarm.at(Instant::now() + Duration::from_millis(1)).await.expect("its time");
+        });
     }
 
     #[test]

@@ -1,6 +1,13 @@
 //! `lab`: the tool around the services. Each verb has its own module; here it is found by name.
 
+// Counts are far below 2^52, and the targets have 64 bits.
+#![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+
 mod up;
+
+mod load;
+
+mod arguments;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -14,7 +21,10 @@ struct Verb {
     run: fn(&[String]) -> Result<ExitCode, String>,
 }
 
-const VERBS: &[Verb] = &[Verb { name: "up", usage: up::USAGE, run: up::run }];
+const VERBS: &[Verb] = &[
+    Verb { name: "up", usage: up::USAGE, run: up::run },
+    Verb { name: "load", usage: load::USAGE, run: load::run },
+];
 
 fn main() -> ExitCode {
     // What is not UTF-8 fits no argument, and is shown in the mistake.
