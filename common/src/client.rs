@@ -565,12 +565,12 @@ impl Connection {
         let shared = Rc::clone(&self.entry.shared);
         loop {
             self.take_calls(&shared);
-            match self.send(cx) {
+            match self.send() {
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Refusal::Short.into())),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
             let scratch = &mut **shared.scratch.borrow_mut();
-            let received = match self.socket.poll_read(cx, scratch) {
+            let received = match self.socket.poll_read(scratch) {
                 Poll::Ready(received) => received.unwrap_or(0),
                 Poll::Pending => break,
             };
@@ -631,10 +631,10 @@ impl Connection {
         }
     }
 
-    fn send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn send(&mut self) -> Poll<io::Result<()>> {
         while !self.call.outgoing().is_empty() {
             let outgoing = self.call.outgoing();
-            let written = self.socket.poll_try(cx, Direction::Out, |mut io| io.write(outgoing));
+            let written = self.socket.poll_try(Direction::Out, |mut io| io.write(outgoing));
             self.call.sent(ready!(written)?);
         }
         Poll::Ready(Ok(()))

@@ -365,7 +365,7 @@ impl<S: Service> Connection<S> {
             while self.settle(cx) && taken == Taken::AsManyAsMayWait {
                 taken = self.take_requests();
             }
-            match self.send(cx) {
+            match self.send() {
                 Poll::Ready(Ok(())) if self.is_over() => return Poll::Ready(self.parting()),
                 Poll::Ready(Err(_)) => return Poll::Ready(Parting::Plain),
                 _ => {}
@@ -374,7 +374,7 @@ impl<S: Service> Connection<S> {
                 _ if !self.has_room() || self.is_deaf() => Poll::Pending,
                 // What was sent has made room for what was received before.
                 Taken::AsManyAsMayWait => continue,
-                Taken::All => self.receive(cx),
+                Taken::All => self.receive(),
             };
             match received {
                 Poll::Ready(Ok(())) => {}
@@ -386,7 +386,7 @@ impl<S: Service> Connection<S> {
                 },
             }
         }
-        runtime::poll_again(cx);
+        runtime::poll_again();
         Poll::Pending
     }
 
@@ -492,10 +492,10 @@ impl<S: Service> Connection<S> {
         self.since = runtime::now();
     }
 
-    fn send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn send(&mut self) -> Poll<io::Result<()>> {
         while !self.conversation.outgoing().is_empty() {
             let outgoing = self.conversation.outgoing();
-            let written = self.socket.poll_try(cx, Direction::Out, |mut io| io.write(outgoing));
+            let written = self.socket.poll_try(Direction::Out, |mut io| io.write(outgoing));
             self.conversation.sent(ready!(written)?);
             self.since = runtime::now();
         }
@@ -522,10 +522,10 @@ impl<S: Service> Connection<S> {
             && self.conversation.outgoing().len() < OUTGOING_BYTES_MAX
     }
 
-    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn receive(&mut self) -> Poll<io::Result<()>> {
         let house = &self.place.house;
         let scratch = &mut **house.scratch.borrow_mut();
-        let count = ready!(self.socket.poll_read(cx, scratch))?;
+        let count = ready!(self.socket.poll_read(scratch))?;
         self.input_ended = count == 0;
         if self.conversation.is_resting() {
             self.conversation.lend(house.rooms.borrow_mut().pop().unwrap_or_default());
@@ -569,16 +569,16 @@ impl<S: Service> Connection<S> {
     }
 
     /// Waits a moment for the client to end its half, now that ours has ended.
-    fn linger(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
+    fn linger(&mut self, until: Instant) -> Poll<()> {
         let scratch = &mut **self.place.house.scratch.borrow_mut();
         for _ in 0..READS_A_TURN_MAX {
-            match self.socket.poll_read(cx, scratch) {
+            match self.socket.poll_read(scratch) {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => return runtime::due(until),
             }
         }
-        runtime::poll_again(cx);
+        runtime::poll_again();
         runtime::due(until)
     }
 }
@@ -603,7 +603,7 @@ impl<S: Service> Future for Connection<S> {
             },
         };
         connection.lingers = Some(until);
-        connection.linger(cx, until)
+        connection.linger(until)
     }
 }
 

@@ -420,7 +420,7 @@ struct Output<'a> {
 impl Output<'_> {
     /// Passes on what is written, for as long as it is asked to.
     async fn follow(&mut self) -> Infallible {
-        while let Ok(count @ 1..) = poll_fn(|cx| self.socket.poll_read(cx, &mut self.bytes)).await {
+        while let Ok(count @ 1..) = poll_fn(|_| self.socket.poll_read(&mut self.bytes)).await {
             self.pass_on(count);
             // Whoever never falls silent must not keep the signals from being read.
             runtime::give_way().await;

@@ -33,9 +33,18 @@ pub(super) fn end(bytes: &[u8], searched: &mut usize) -> Result<Option<usize>, R
 /// What a request's head says of the message, checked (RFC 9112 section 3).
 #[derive(Debug)]
 pub(super) struct RequestHead<'a> {
+    pub(super) outline: Outline,
     pub(super) method: Method<'a>,
     pub(super) version: Version,
     pub(super) digest: Digest<'a>,
+}
+
+/// Where the parts of a request head end, in bytes from its start.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outline {
+    method: usize,
+    target: usize,
+    line: usize,
 }
 
 /// Reads a whole request head, blank line included.
@@ -46,6 +55,11 @@ pub(super) fn request(head: &[u8]) -> Result<RequestHead<'_>, Refusal> {
     if !is_token(method) {
         return Err(Refusal::StartLine);
     }
+    let outline = Outline {
+        method: method.len(),
+        target: method.len() + 1 + target.len(),
+        line: head.len() - rest.len(),
+    };
     let version = read_version(version).ok_or(Refusal::StartLine)??;
     let method = Method::of(method);
     path(method, target).ok_or(Refusal::Target)?;
@@ -59,18 +73,14 @@ pub(super) fn request(head: &[u8]) -> Result<RequestHead<'_>, Refusal> {
         1 if is_authority(digest.host) => {}
         _ => return Err(Refusal::Host),
     }
-    Ok(RequestHead { method, version, digest })
+    Ok(RequestHead { outline, method, version, digest })
 }
 
 /// Reads a head again that `request` has found good: what a request shows of it.
-pub(super) fn reread(head: &[u8]) -> Option<Request<'_>> {
-    let (line, rest) = split_line(head)?;
-    let (method, line) = split(line, b' ')?;
-    let (target, version) = split(line, b' ')?;
-    let method = Method::of(method);
-    let path = path(method, target)?;
-    let version = read_version(version)?.ok()?;
-    Some(Request { method, path, version, fields: Fields(rest) })
+pub(super) fn reread(head: &[u8], outline: Outline, version: Version) -> Option<Request<'_>> {
+    let method = Method::of(head.get(..outline.method)?);
+    let path = path(method, head.get(outline.method + 1..outline.target)?)?;
+    Some(Request { method, path, version, fields: Fields(head.get(outline.line..)?) })
 }
 
 /// A status line and the fields after it, checked (RFC 9112 section 4).
@@ -412,11 +422,18 @@ pub(super) fn write_response(
     }
 }
 
-fn write_decimal(number: usize, out: &mut Vec<u8>) {
-    if number >= 10 {
-        write_decimal(number / 10, out);
+fn write_decimal(mut number: usize, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut length = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+        length += 1;
+        if number == 0 {
+            break;
+        }
     }
-    out.push(b'0' + (number % 10) as u8);
+    out.extend_from_slice(digits.get(20 - length..).unwrap_or_default());
 }
 
 // ---------- the grammar ----------
@@ -533,7 +550,7 @@ mod tests {
 
     /// A request head, and what it shows once it has been found good.
     fn read(head: &[u8]) -> Result<Request<'_>, Refusal> {
-        request(head).map(|_| reread(head).unwrap())
+        request(head).map(|found| reread(head, found.outline, found.version).unwrap())
     }
 
     fn with_line(line: &[u8]) -> Vec<u8> {

@@ -334,9 +334,9 @@ impl Connection<'_> {
         let crew = self.crew;
         loop {
             // A failed write may leave an answer to be read: reading tells what became of it.
-            let _ = self.send(socket, cx);
+            let _ = self.send(socket);
             let scratch = &mut **crew.scratch.borrow_mut();
-            match socket.poll_read(cx, scratch) {
+            match socket.poll_read(scratch) {
                 Poll::Pending => match self.asked.front() {
                     Some(due) => {
                         let late = (Failure::Timeout, None);
@@ -380,10 +380,10 @@ impl Connection<'_> {
         }
     }
 
-    fn send(&mut self, socket: &Watched<TcpStream>, cx: &Context<'_>) -> Poll<io::Result<()>> {
+    fn send(&mut self, socket: &Watched<TcpStream>) -> Poll<io::Result<()>> {
         while !self.call.outgoing().is_empty() {
             let outgoing = self.call.outgoing();
-            let written = socket.poll_try(cx, Direction::Out, |mut io| io.write(outgoing));
+            let written = socket.poll_try(Direction::Out, |mut io| io.write(outgoing));
             self.call.sent(ready!(written)?);
         }
         Poll::Ready(Ok(()))
