@@ -5,6 +5,7 @@
 
 mod up;
 
+mod bench;
 mod load;
 
 mod arguments;
@@ -24,6 +25,7 @@ struct Verb {
 const VERBS: &[Verb] = &[
     Verb { name: "up", usage: up::USAGE, run: up::run },
     Verb { name: "load", usage: load::USAGE, run: load::run },
+    Verb { name: "bench", usage: bench::USAGE, run: bench::run },
 ];
 
 fn main() -> ExitCode {

@@ -129,7 +129,7 @@ fn up(ports: &Ports) -> io::Result<u8> {
 }
 
 /// Builds both services, if it was cargo that started this program.
-fn build() -> io::Result<()> {
+pub(crate) fn build() -> io::Result<()> {
     let Some(cargo) = std::env::var_os("CARGO") else { return Ok(()) };
     let mut command = Command::new(cargo);
     command.args(["build", "--locked", "--profile", PROFILE]);
