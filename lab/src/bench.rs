@@ -60,11 +60,11 @@ const FRONTEND: &str =
 
 /// The loads under which CPU time is measured.
 const LOADS: [(&str, &[&str]); 5] = [
-    ("64", &["--connections", "64"]),
-    ("256", &["--connections", "256"]),
-    ("1,024", &["--connections", "1024"]),
+    ("64 conns.", &["--connections", "64"]),
+    ("256 conns.", &["--connections", "256"]),
+    ("1,024 conns.", &["--connections", "1024"]),
     ("16 deep", &["--connections", "64", "--pipeline", "16"]),
-    ("new conn.", &["--connections", "32", "--close"]),
+    ("new conns.", &["--connections", "32", "--close"]),
 ];
 const LATENCIES: [&str; 3] = ["p50", "p99", "p99.9"];
 /// Idle connections with which memory is measured.
