@@ -563,12 +563,8 @@ impl Connection {
     /// Works until the connection has come to its end, and tells which: `Ok` is an announced one.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let shared = Rc::clone(&self.entry.shared);
+        // What has come is read first: it is no answer to what is asked after it (RFC 9112 9.2).
         loop {
-            self.take_calls(&shared);
-            match self.send() {
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Refusal::Short.into())),
-                Poll::Ready(Ok(())) | Poll::Pending => {}
-            }
             let scratch = &mut **shared.scratch.borrow_mut();
             let received = match self.socket.poll_read(scratch) {
                 Poll::Ready(received) => received.unwrap_or(0),
@@ -584,6 +580,11 @@ impl Connection {
                 Ok(Then::Keep) => {}
                 Err(failure) => return Poll::Ready(Err(failure)),
             }
+        }
+        self.take_calls(&shared);
+        match self.send() {
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(Refusal::Short.into())),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         self.entry.update(|line| {
             line.unanswered = self.unanswered.len();
