@@ -9,6 +9,10 @@ use super::{Date, Limits, Method, Refusal, Request, Response, Then, Version};
 /// send one after a body.
 const EMPTY_LINES_MAX: u8 = 4;
 
+/// What a buffer may keep beyond the bytes under way while its peer is waited for: room for one
+/// large read, held for each of a thousand slow clients, would be all the memory there is.
+const SPARE_BYTES_MAX: usize = 4 << 10;
+
 /// What a conversation is waiting for from its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -90,6 +94,16 @@ impl Room {
     }
 }
 
+impl Buffers {
+    fn trim(&mut self) {
+        for buffer in [&mut self.inbound, &mut self.outbound] {
+            if buffer.capacity() - buffer.len() > SPARE_BYTES_MAX {
+                buffer.shrink_to_fit();
+            }
+        }
+    }
+}
+
 /// The head at the front of what was received.
 #[derive(Clone, Copy, Debug)]
 struct Front {
@@ -153,13 +167,8 @@ impl Conversation {
 
     /// Takes in what the peer sent.
     pub fn receive(&mut self, bytes: &[u8]) {
-        let inbound = &mut self.room.buffers().inbound;
-        if self.taken > 0 {
-            inbound.drain(..self.taken);
-            self.searched = self.searched.saturating_sub(self.taken);
-            self.taken = 0;
-        }
-        inbound.extend_from_slice(bytes);
+        self.drop_taken();
+        self.room.buffers().inbound.extend_from_slice(bytes);
     }
 
     /// The next whole request and what its answer will need; `None` until more was received.
@@ -239,13 +248,15 @@ impl Conversation {
         self.room = room;
     }
 
-    /// Takes its buffers back if no bytes are under way.
+    /// Takes its buffers back if no bytes are under way; if some are, those keep little more than
+    /// their own room.
     pub fn rest(&mut self) -> Option<Room> {
-        if !self.is_caught_up() || !self.room.outbound().is_empty() {
+        self.drop_taken();
+        let buffers = self.room.0.as_deref_mut()?;
+        if !buffers.inbound.is_empty() || !buffers.outbound.is_empty() {
+            buffers.trim();
             return None;
         }
-        self.room.0.as_mut()?.inbound.clear();
-        (self.taken, self.searched) = (0, 0);
         Some(std::mem::take(&mut self.room))
     }
 
@@ -258,6 +269,14 @@ impl Conversation {
             buffers.outbound.clear();
         }
         std::mem::take(&mut self.room)
+    }
+
+    fn drop_taken(&mut self) {
+        if self.taken > 0 {
+            self.room.buffers().inbound.drain(..self.taken);
+            self.searched = self.searched.saturating_sub(self.taken);
+            self.taken = 0;
+        }
     }
 
     /// Moves on to the next whole request.
@@ -958,6 +977,27 @@ mod tests {
             conversation.reply(asked[0], &answer("x"), then, DATE);
             let connection = Some(then).filter(|then| *then == Then::Close);
             assert_eq!(send_all(&mut conversation), written(&answer("x"), connection), "{then:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_is_waited_for_holds_no_room_but_for_what_is_under_way() {
+        let limits = Limits { head_bytes_max: 128, body_bytes_max: 60_000 };
+        let body = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\n";
+        let body = [&body[..], &b"x".repeat(60_000)].concat();
+        let heads = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(2000);
+        for (input, requests) in [(body, 1), (heads, 2000)] {
+            let mut conversation = Conversation::new(limits);
+            let (most, last) = input.split_at(input.len() - 1);
+            let (before, asked, _) = hear(&mut conversation, most);
+            for by in asked {
+                conversation.reply(by, &answer("x"), Then::Keep, DATE);
+            }
+            send_all(&mut conversation);
+            assert!(conversation.rest().is_none());
+            assert!(conversation.room.capacity() < 2 * SPARE_BYTES_MAX);
+            let (after, ..) = hear(&mut conversation, last);
+            assert_eq!(before.len() + after.len(), requests);
         }
     }
 
