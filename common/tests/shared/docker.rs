@@ -221,7 +221,7 @@ pub(crate) fn docker(arguments: &[&str]) -> String {
 /// A command that is killed when it takes far too long.
 pub(crate) fn timed(program: &str) -> Command {
     let mut command = Command::new("timeout");
-    command.args(["--foreground", "--kill-after=5", "300", program]).stdin(Stdio::null());
+    command.args(["--foreground", "--kill-after=5", "900", program]).stdin(Stdio::null());
     command
 }
 
