@@ -12,7 +12,7 @@ mod docker;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +26,7 @@ use common::sys;
 use client::Client;
 use docker::{
     BACKEND, Container, FRONTEND, Folder, PATIENCE, Run, SERVICES, SOON, ask, docker, done, files,
-    get, is_well, namespace, scratch, since_1970, status, text, timed, turn, until,
+    get, is_well, namespace, since_1970, status, text, timed, turn, until,
 };
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -656,11 +656,10 @@ struct Project {
     name: String,
     /// The host's, in the order of `SERVICES`.
     ports: [RangeInclusive<u16>; 2],
-    files: Vec<PathBuf>,
 }
 
 impl Project {
-    /// All up, with these variables for the frontend besides.
+    /// All up, with these variables set as a user sets them.
     fn up(name: &str, variables: &[(&str, &str)]) -> Project {
         Project::scaled(name, variables, 1)
     }
@@ -668,25 +667,17 @@ impl Project {
     fn scaled(name: &str, variables: &[(&str, &str)], backends: u16) -> Project {
         build_images();
         let mut project = Project::named(name);
-        if !variables.is_empty() {
-            let quoted = variables.iter().map(|(name, value)| format!("{name}: \"{value}\""));
-            let environment = quoted.collect::<Vec<_>>().join(", ");
-            let file = scratch(&format!("{name}.yaml"));
-            fs::create_dir_all(scratch("")).expect("a folder");
-            let service = format!("services: {{api-frontend: {{environment: {{{environment}}}}}}}");
-            fs::write(&file, service).expect("a file");
-            project.files.push(file);
-        }
         project.ports[0] = free_ports(backends);
         let scale = format!("--scale=api-backend={backends}");
-        done(project.compose().args(["up", "--detach", "--no-build", &scale]));
+        let mut compose = project.compose();
+        compose.args(["up", "--detach", "--no-build", &scale]).envs(variables.iter().copied());
+        done(&mut compose);
         project
     }
 
     fn named(name: &str) -> Project {
         let name = format!("{}-{name}", namespace());
-        let files = vec![Path::new(ROOT).join("docker-compose.yaml")];
-        Project { name, ports: [free_ports(1), free_ports(1)], files }
+        Project { name, ports: [free_ports(1), free_ports(1)] }
     }
 
     fn compose(&self) -> Command {
@@ -705,9 +696,7 @@ impl Project {
             command.arg("compose");
         }
         command.args(["--project-name", &self.name, "--project-directory", ROOT]);
-        for file in &self.files {
-            command.arg("--file").arg(file);
-        }
+        command.arg("--file").arg(Path::new(ROOT).join("docker-compose.yaml"));
         command.envs([("NAMESPACE", namespace()), ("TAG", "latest"), ("REVISION", "engine-test")]);
         command.envs([("BACKEND_PORT", backend), ("FRONTEND_PORT", frontend)]);
         command

@@ -61,7 +61,7 @@ pub(crate) fn namespace() -> &'static str {
 }
 
 /// A place for files of this run.
-pub(crate) fn scratch(name: &str) -> PathBuf {
+fn scratch(name: &str) -> PathBuf {
     Path::new(SCRATCH).join(namespace()).join(name)
 }
 
