@@ -22,14 +22,16 @@ use crate::sys;
 /// Connections that the kernel may complete before they are accepted: a burst of a few thousand
 /// clients. The kernel cuts it down to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-/// One read takes at most this much: a deep pipeline in one call, at one buffer a worker.
-const READ_BYTES_MAX: usize = 64 << 10;
+/// One read takes at most this much: a pipeline of some hundred requests in one call. A client that
+/// reads no answers holds it, and the answers below: with more, a few hundred of them fill a
+/// container.
+const READ_BYTES_MAX: usize = 16 << 10;
 /// Reads of one connection before the others have their turn.
 const READS_A_TURN_MAX: usize = 4;
 /// Requests of one connection that may wait for their answers: a pipeline's depth.
 const UNANSWERED_MAX: usize = 32;
 /// Unsent answers after which nothing more is read from a client that does not read them.
-const OUTGOING_BYTES_MAX: usize = 64 << 10;
+const OUTGOING_BYTES_MAX: usize = 16 << 10;
 /// Buffers and queues kept for the next connections that need them, and the largest buffer.
 const SPARES_MAX: usize = 64;
 const ROOM_BYTES_MAX: usize = 16 << 10;
