@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use common::client;
 use common::http::call::Call;
 use common::http::{Limits, Refusal, Then};
-use common::runtime::{self, Alarm, Direction, Ending, Watched};
+use common::runtime::{self, Alarm, Direction, Either, Ending, Watched};
 
 use super::tally::{Failure, Tally};
 
@@ -178,23 +178,22 @@ impl Crew {
         self.plan.began + Duration::from_nanos(u64::try_from(after_ns).unwrap_or(u64::MAX))
     }
 
-    /// Counts requests as due when their time has come, and calls whoever is idle.
+    /// Counts requests as due when their time has come, and calls whoever is idle; in the end all.
     async fn call_when_due(&self) -> io::Result<()> {
         let Some(rate) = self.plan.rate else { return Ok(()) };
         let alarm = Alarm::new()?;
-        loop {
-            let next = self.due_at(self.due.get(), rate);
-            let at = next.min(self.plan.over);
-            if let runtime::Either::First(rung) =
-                runtime::either(alarm.at(at), self.ending.raised()).await
+        while !self.is_over() {
+            let next = self.due_at(self.due.get(), rate).min(self.plan.over);
+            if let Either::First(rung) = runtime::either(alarm.at(next), self.ending.raised()).await
             {
                 rung?;
             }
-            if next >= self.plan.over || self.ending.is_raised() {
-                break;
-            }
-            while self.due_at(self.due.get(), rate) <= Instant::now() {
+            // As many as have become due by now.
+            let now = Instant::now();
+            let mut next = self.due_at(self.due.get(), rate);
+            while next <= now && next < self.plan.over {
                 self.due.set(self.due.get() + 1);
+                next = self.due_at(self.due.get(), rate);
                 self.call_one();
             }
         }
