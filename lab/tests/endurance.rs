@@ -30,6 +30,9 @@ use process::{Metrics, Process, by, free_port, inside, unshare};
 const SIGSTOP: i32 = 19;
 const SIGCONT: i32 = 18;
 const WORKERS: usize = 2;
+/// Connections to the backend that a frontend may happen to keep: two for each worker, one of which
+/// is old and about to be replaced by the other.
+const KEPT_LINES_MAX: usize = 2 * WORKERS;
 /// How often to look at what tells nobody.
 const LOOK: Duration = Duration::from_millis(2);
 /// Between two connections of a client that misbehaves: it shall not be the load itself.
@@ -244,7 +247,7 @@ fn ten_thousand_connections_at_once_are_served_and_cost_little() {
         // Whether what is free goes back to the system is up to the C library's allocator; and not
         // every crowd is spread over the workers alike.
         assert!(end.kib <= after.kib + 1024, "{after:?}, then {end:?}");
-        assert!(end.descriptors <= start.descriptors + 1, "{start:?}, then {end:?}");
+        assert!(end.descriptors <= start.descriptors + KEPT_LINES_MAX, "{start:?}, then {end:?}");
         assert_eq!(end.threads, start.threads);
     }
 }
@@ -278,8 +281,7 @@ fn connections_one_after_another_leave_nothing_behind() {
         let end = come_and_go(count);
         let took = began.elapsed();
         eprintln!("{count} connections one after another, {took:?}: {start:?}, then {end:?}");
-        // One to the backend may be renewed just then.
-        assert!(end.descriptors <= start.descriptors + 1, "{start:?}, then {end:?}");
+        assert!(end.descriptors <= start.descriptors + KEPT_LINES_MAX, "{start:?}, then {end:?}");
         assert!(end.kib <= start.kib + 256, "{start:?}, then {end:?}");
         assert_eq!(end.threads, start.threads);
     }
