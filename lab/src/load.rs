@@ -164,7 +164,10 @@ impl Order {
             depth: self.depth as usize,
             keeping: self.keeping,
             timeout: Duration::from_millis(self.timeout_ms),
-            expected: self.expected.as_ref().map(|body| body.trim_end_matches('\n').into()),
+            expected: self
+                .expected
+                .as_ref()
+                .map(|body| body.strip_suffix('\n').unwrap_or(body).into()),
             began,
             over: began + Duration::from_secs(self.seconds),
         })
@@ -279,7 +282,9 @@ async fn show(plan: Arc<Plan>, tallies: Vec<Arc<Mutex<Tally>>>) {
         let (tally, now) = (sum(&tallies), Instant::now());
         let answers = tally.answers();
         let rate = report::a_second(answers - answers_before, now - at_before);
-        eprint!("\r{}\x1b[K", report::live_line(now - plan.began, rate, &tally));
+        // Cut off at the terminal's edge: a line that went on below it could not be written over.
+        let line = report::live_line(now - plan.began, rate, &tally);
+        eprint!("\r\x1b[?7l{line}\x1b[K\x1b[?7h");
         (answers_before, at_before) = (answers, now);
     }
 }
