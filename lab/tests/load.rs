@@ -122,6 +122,30 @@ fn a_server_that_stands_still_is_seen_in_every_request_that_was_due() {
     assert!(result.count("longest_gap_ms") >= 690, "{}", result.text);
 }
 
+/// However far a server stays behind: what is due is neither more nor less than what was ordered.
+#[test]
+fn at_a_rate_that_nobody_keeps_up_with_every_request_is_accounted_for() {
+    let address = serve(|mut stream| {
+        for () in requests(stream.try_clone().unwrap()) {
+            thread::sleep(Duration::from_millis(20));
+            let _ = stream.write_all(GOOD.as_bytes());
+        }
+    });
+    for (flags, due) in [
+        (&["--rate", "2000"][..], 2_000),
+        (&["--rate", "1000001", "--threads", "3"], 1_000_001),
+        (&["--rate", "10000000", "--close"], 10_000_000),
+    ] {
+        let common = ["--connections", "4", "--seconds", "1", "--timeout-ms", "300"];
+        let result = load(address, &[flags, &common].concat());
+        let (answers, failed) = (result.count("answers"), result.count("failed"));
+        assert_eq!(answers + failed, due, "{flags:?}: {}", result.text);
+        assert!(answers > 0 && result.count("failures UNSENT") > 0, "{flags:?}: {}", result.text);
+        assert!(result.micros("latency_us p50") < 1e6, "{flags:?}: {}", result.text);
+        assert_eq!(result.code, 1);
+    }
+}
+
 #[test]
 fn an_interrupt_ends_it_with_what_it_has() {
     let (asked, first) = mpsc::channel();

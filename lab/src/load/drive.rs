@@ -88,7 +88,6 @@ pub(crate) async fn drive(
         crew.call_when_due().await?;
     }
     crew.all_have_left().await;
-    crew.give_up_the_rest();
     Ok(())
 }
 
@@ -103,7 +102,8 @@ struct Crew {
     thread: u64,
     tally: Arc<Mutex<Tally>>,
     ending: Ending,
-    /// At a fixed rate: how many requests have become due, and how many of them were taken.
+    /// At a fixed rate: how many requests were found to be due, and how many of them were taken or
+    /// given up.
     due: Cell<u64>,
     taken: Cell<u64>,
     /// Whoever has nothing to ask until more is due, in the order of their coming.
@@ -133,11 +133,8 @@ impl Crew {
                 Err(error) => Err(refusal_to_connect(&error)),
             };
             let Err((failure, words)) = end else { continue };
-            self.with_tally(|tally, at| {
-                for _ in connection.asked.drain(..) {
-                    tally.fail(at, failure, words.clone());
-                }
-            });
+            let unanswered = connection.asked.drain(..).count() as u64;
+            self.with_tally(|tally, at| tally.fail(at, failure, unanswered, words));
             if matches!(failure, Failure::Refused | Failure::Connect) {
                 runtime::sleep_until(Instant::now() + PAUSE).await;
             }
@@ -152,17 +149,33 @@ impl Crew {
 
     /// The time when the next request is due, if it is by now; it is taken then.
     fn take_due(&self) -> Option<Instant> {
-        match self.plan.rate {
-            None if self.is_over() => None,
-            None => Some(Instant::now()),
-            Some(_) if Instant::now() >= self.plan.over + self.plan.timeout => None,
-            Some(rate) => {
-                let number = self.taken.get();
-                (number < self.due.get()).then(|| {
-                    self.taken.set(number + 1);
-                    self.due_at(number, rate)
-                })
-            }
+        let Some(rate) = self.plan.rate else {
+            return (!self.is_over()).then(Instant::now);
+        };
+        self.count_due(rate);
+        self.give_up_the_late(rate);
+        let number = self.taken.get();
+        (number < self.due.get()).then(|| {
+            self.taken.set(number + 1);
+            self.due_at(number, rate)
+        })
+    }
+
+    fn count_due(&self, rate: u64) {
+        if !self.ending.is_raised() {
+            self.due.set(self.due_before(Instant::now().min(self.plan.over), rate));
+        }
+    }
+
+    /// Requests for which no connection was free in time: their answers would come too late, and
+    /// waiting for them would keep the connections from those that are not late yet.
+    fn give_up_the_late(&self, rate: u64) {
+        let Some(at) = Instant::now().checked_sub(self.plan.timeout) else { return };
+        let late = self.due_before(at, rate).min(self.due.get());
+        let unsent = late.saturating_sub(self.taken.get());
+        if unsent > 0 {
+            self.taken.set(late);
+            self.with_tally(|tally, at| tally.fail(at, Failure::Unsent, unsent, None));
         }
     }
 
@@ -178,7 +191,14 @@ impl Crew {
         self.plan.began + Duration::from_nanos(u64::try_from(after_ns).unwrap_or(u64::MAX))
     }
 
-    /// Counts requests as due when their time has come, and calls whoever is idle; in the end all.
+    /// How many of this thread's requests are due before then: the inverse of `due_at`.
+    fn due_before(&self, at: Instant, rate: u64) -> u64 {
+        let since_ns = at.saturating_duration_since(self.plan.began).as_nanos();
+        let all = (since_ns * u128::from(rate)).div_ceil(1_000_000_000);
+        share(all as u64, self.thread, self.plan.threads)
+    }
+
+    /// Calls whoever is idle when requests become due, and all when no more will.
     async fn call_when_due(&self) -> io::Result<()> {
         let Some(rate) = self.plan.rate else { return Ok(()) };
         let alarm = Alarm::new()?;
@@ -188,13 +208,11 @@ impl Crew {
             {
                 rung?;
             }
-            // As many as have become due by now.
-            let now = Instant::now();
-            let mut next = self.due_at(self.due.get(), rate);
-            while next <= now && next < self.plan.over {
-                self.due.set(self.due.get() + 1);
-                next = self.due_at(self.due.get(), rate);
-                self.call_one();
+            self.count_due(rate);
+            for _ in self.taken.get()..self.due.get() {
+                if !self.call_one() {
+                    break;
+                }
             }
         }
         while self.call_one() {}
@@ -219,15 +237,6 @@ impl Crew {
             if self.left.get() == 0 { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-    }
-
-    /// What was due, and has not been asked.
-    fn give_up_the_rest(&self) {
-        self.with_tally(|tally, at| {
-            for _ in self.taken.get()..self.due.get() {
-                tally.fail(at, Failure::Unsent, None);
-            }
-        });
     }
 
     fn with_tally(&self, note: impl FnOnce(&mut Tally, Duration)) {
@@ -284,10 +293,12 @@ impl Connection<'_> {
     /// Waits for something to ask; when that was due, or `None` if nothing will come any more.
     async fn first_due(&mut self) -> Option<Instant> {
         poll_fn(|cx| {
+            // Seen first: what becomes due until it is over is still taken.
+            let over = self.crew.is_over();
             self.take_requests(cx);
             match self.asked.front() {
                 Some(due) => Poll::Ready(Some(*due)),
-                None if self.crew.is_over() => Poll::Ready(None),
+                None if over => Poll::Ready(None),
                 None => Poll::Pending,
             }
         })
@@ -342,9 +353,10 @@ impl Connection<'_> {
                         return runtime::due(*due + crew.plan.timeout).map(|()| Err(late));
                     }
                     None => {
+                        let over = crew.is_over();
                         self.ask_more(cx);
                         match self.asked.is_empty() {
-                            true if crew.is_over() => return Poll::Ready(Ok(())),
+                            true if over => return Poll::Ready(Ok(())),
                             true => return Poll::Pending,
                             false => continue,
                         }
@@ -399,10 +411,10 @@ impl Connection<'_> {
             tally.answer(at, answer.status, now.saturating_duration_since(due));
             let body = answer.body.strip_suffix(b"\n").unwrap_or(answer.body);
             if answer.status >= 400 {
-                tally.fail(at, Failure::Status, None);
+                tally.fail(at, Failure::Status, 1, None);
             } else if plan.expected.as_ref().is_some_and(|expected| expected != body) {
                 let start = body.get(..80).unwrap_or(body);
-                tally.fail(at, Failure::Body, Some(start.escape_ascii().to_string()));
+                tally.fail(at, Failure::Body, 1, Some(start.escape_ascii().to_string()));
             }
             if answer.then == Then::Close || plan.keeping == Keeping::OneRequest {
                 return Ok(Then::Close);
