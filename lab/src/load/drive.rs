@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
@@ -141,10 +141,19 @@ impl Crew {
         }
     }
 
-    fn dial(&self) -> impl Future<Output = io::Result<Watched<TcpStream>>> {
-        let addresses = &self.plan.addresses;
+    /// A connection to the first address that takes one, beginning with another each time.
+    async fn dial(&self) -> io::Result<Watched<TcpStream>> {
         let turn = self.turn.replace(self.turn.get() + 1) as usize;
-        client::connect(&addresses[turn % addresses.len()])
+        let addresses = &self.plan.addresses;
+        let in_turn = addresses.iter().cycle().skip(turn % addresses.len());
+        let mut failed = Err(ErrorKind::NotFound.into());
+        for address in in_turn.take(addresses.len()) {
+            failed = client::connect(address).await;
+            if failed.is_ok() {
+                break;
+            }
+        }
+        failed
     }
 
     /// The time when the next request is due, if it is by now; it is taken then.
@@ -435,6 +444,41 @@ fn what_broke(refusal: Refusal) -> Break {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
+    use std::net::TcpListener;
+    use std::thread;
+
+    #[test]
+    fn an_address_that_refuses_leaves_the_request_to_the_next() {
+        const ANSWER: &[u8] = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+        let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let (server, nobody) = (listen(), listen().local_addr().unwrap());
+        let address = server.local_addr().unwrap();
+        thread::spawn(move || {
+            for mut stream in server.incoming().map_while(Result::ok) {
+                let _ = stream.read(&mut [0; 64]).and_then(|_| stream.write_all(ANSWER));
+            }
+        });
+        let began = Instant::now();
+        let plan = Plan {
+            addresses: vec![nobody, address],
+            request: b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
+            connections: 1,
+            threads: 1,
+            rate: Some(100),
+            depth: 1,
+            keeping: Keeping::OneRequest,
+            timeout: Duration::from_secs(5),
+            expected: None,
+            began,
+            over: began + Duration::from_millis(100),
+        };
+        let (tally, ending) = (Arc::<Mutex<Tally>>::default(), Ending::default());
+        let load = drive(Arc::new(plan), 0, Arc::clone(&tally), ending.clone());
+        runtime::run(&ending, load).unwrap().unwrap();
+        let tally = tally.lock().unwrap();
+        assert_eq!((tally.answers(), tally.failed()), (10, 0), "{:?}", tally.first_words);
+    }
 
     #[test]
     fn shares_differ_by_one_at_most_and_are_the_whole() {
