@@ -32,7 +32,8 @@ usage: lab load URL [--connections N] [--seconds N] [--rate N] [--pipeline N] [-
          --pipeline N     requests on a connection before the first is answered (1)
          --close          a new connection for each request
          --threads N      threads that ask (1)
-         --timeout-ms N   a request without an answer has failed after this (5000)
+         --timeout-ms N   a request has failed that finds no free connection, or then no answer,
+                          within this (5000)
          --expect BODY    what each answer must hold; a line feed at its end is forgiven
          --json           the result as one JSON object, times in microseconds
        Failures: REFUSED nobody listened; CONNECT no connection for another reason; RESET, CLOSED

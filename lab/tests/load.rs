@@ -125,25 +125,30 @@ fn a_server_that_stands_still_is_seen_in_every_request_that_was_due() {
 /// However far a server stays behind: what is due is neither more nor less than what was ordered.
 #[test]
 fn at_a_rate_that_nobody_keeps_up_with_every_request_is_accounted_for() {
+    const CASES: &[(&[&str], usize)] = &[
+        (&["--rate", "2000"], 2_000),
+        (&["--rate", "1000001", "--threads", "3"], 1_000_001),
+        (&["--rate", "10000000", "--close"], 10_000_000),
+    ];
     let address = serve(|mut stream| {
         for () in requests(stream.try_clone().unwrap()) {
             thread::sleep(Duration::from_millis(20));
             let _ = stream.write_all(GOOD.as_bytes());
         }
     });
-    for (flags, due) in [
-        (&["--rate", "2000"][..], 2_000),
-        (&["--rate", "1000001", "--threads", "3"], 1_000_001),
-        (&["--rate", "10000000", "--close"], 10_000_000),
-    ] {
-        let common = ["--connections", "4", "--seconds", "1", "--timeout-ms", "300"];
-        let result = load(address, &[flags, &common].concat());
-        let (answers, failed) = (result.count("answers"), result.count("failed"));
-        assert_eq!(answers + failed, due, "{flags:?}: {}", result.text);
-        assert!(answers > 0 && result.count("failures UNSENT") > 0, "{flags:?}: {}", result.text);
-        assert!(result.micros("latency_us p50") < 1e6, "{flags:?}: {}", result.text);
-        assert_eq!(result.code, 1);
-    }
+    thread::scope(|scope| {
+        for (flags, due) in CASES {
+            scope.spawn(move || {
+                let common = ["--connections", "4", "--seconds", "1", "--timeout-ms", "2000"];
+                let result = load(address, &[*flags, &common].concat());
+                let (answers, failed) = (result.count("answers"), result.count("failed"));
+                assert_eq!(answers + failed, *due, "{flags:?}: {}", result.text);
+                // It answers in time whatever it is asked, and goes on to be asked.
+                assert_eq!(result.count("failures UNSENT"), failed, "{}", result.text);
+                assert!(answers > 0 && result.code == 1, "{flags:?}: {}", result.text);
+            });
+        }
+    });
 }
 
 #[test]

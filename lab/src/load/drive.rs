@@ -43,7 +43,7 @@ pub(crate) struct Plan {
     /// Requests on one connection before the first is answered.
     pub(crate) depth: usize,
     pub(crate) keeping: Keeping,
-    /// From the time when a request is due.
+    /// From the time when a request is due until it is asked, and then until it is answered.
     pub(crate) timeout: Duration,
     /// The body that each answer must have, but for a line feed at its end.
     pub(crate) expected: Option<Vec<u8>>,
@@ -123,8 +123,8 @@ impl Crew {
     /// One connection, made again whenever it ends.
     async fn keep_asking(&self) {
         let mut connection = Connection::new(self);
-        while let Some(due) = connection.first_due().await {
-            let dialed = runtime::within(due + self.plan.timeout, self.dial()).await;
+        while let Some(first) = connection.first_asked().await {
+            let dialed = runtime::within(first.taken + self.plan.timeout, self.dial()).await;
             let end = match dialed.unwrap_or_else(|| Err(ErrorKind::TimedOut.into())) {
                 Ok(socket) => {
                     self.with_tally(|tally, _| tally.connections_opened += 1);
@@ -283,9 +283,18 @@ struct Connection<'a> {
     crew: &'a Crew,
     seat: Rc<Seat>,
     call: Call,
-    /// When each request without an answer was due, in order.
-    asked: VecDeque<Instant>,
+    /// The requests without an answer, in order.
+    asked: VecDeque<Asked>,
     input_ended: bool,
+}
+
+/// A request that is under way.
+#[derive(Clone, Copy)]
+struct Asked {
+    due: Instant,
+    /// When a connection was free for it. Its time-out counts from then: at a rate that is too high
+    /// for a server each request has waited, and the server is measured by those it could answer.
+    taken: Instant,
 }
 
 impl Connection<'_> {
@@ -299,14 +308,14 @@ impl Connection<'_> {
         }
     }
 
-    /// Waits for something to ask; when that was due, or `None` if nothing will come any more.
-    async fn first_due(&mut self) -> Option<Instant> {
+    /// Waits for something to ask; the first of it, or `None` if nothing will come any more.
+    async fn first_asked(&mut self) -> Option<Asked> {
         poll_fn(|cx| {
             // Seen first: what becomes due until it is over is still taken.
             let over = self.crew.is_over();
             self.take_requests(cx);
             match self.asked.front() {
-                Some(due) => Poll::Ready(Some(*due)),
+                Some(first) => Poll::Ready(Some(*first)),
                 None if over => Poll::Ready(None),
                 None => Poll::Pending,
             }
@@ -325,7 +334,7 @@ impl Connection<'_> {
         };
         while self.asked.len() < depth {
             let Some(due) = self.crew.take_due() else { break };
-            self.asked.push_back(due);
+            self.asked.push_back(Asked { due, taken: runtime::now() });
         }
         if !self.asked.is_empty() {
             self.seat.take();
@@ -357,9 +366,9 @@ impl Connection<'_> {
             let scratch = &mut **crew.scratch.borrow_mut();
             match socket.poll_read(scratch) {
                 Poll::Pending => match self.asked.front() {
-                    Some(due) => {
+                    Some(first) => {
                         let late = (Failure::Timeout, None);
-                        return runtime::due(*due + crew.plan.timeout).map(|()| Err(late));
+                        return runtime::due(first.taken + crew.plan.timeout).map(|()| Err(late));
                     }
                     None => {
                         let over = crew.is_over();
@@ -416,7 +425,7 @@ impl Connection<'_> {
         let at = now.saturating_duration_since(plan.began);
         let mut tally = self.crew.tally.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(answer) = self.call.answer()? {
-            let due = self.asked.pop_front().unwrap_or(now);
+            let due = self.asked.pop_front().map_or(now, |asked| asked.due);
             tally.answer(at, answer.status, now.saturating_duration_since(due));
             let body = answer.body.strip_suffix(b"\n").unwrap_or(answer.body);
             if answer.status >= 400 {
