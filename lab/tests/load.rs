@@ -36,6 +36,15 @@ fn whatever_goes_wrong_has_its_word() {
             &[],
         ),
         ("TIMEOUT", |stream| requests(stream).for_each(drop), &["--timeout-ms", "100"]),
+        (
+            "TIMEOUT",
+            |mut stream| {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+                let chunks = b"1\r\n.\r\n".repeat(1000);
+                while stream.write_all(&chunks).is_ok() {}
+            },
+            &["--timeout-ms", "100"],
+        ),
         ("STATUS", |stream| say(stream, "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"), ONCE),
         ("BODY", |stream| say(stream, LAST), &["--expect", "better"]),
     ];

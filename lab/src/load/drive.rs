@@ -23,6 +23,8 @@ use super::tally::{Failure, Tally};
 
 /// One read takes at most this much.
 const READ_BYTES_MAX: usize = 64 << 10;
+/// Reads of one connection before the others have their turn.
+const READS_A_TURN_MAX: usize = 4;
 /// Room for whatever a server under load may answer, however odd.
 const LIMITS: Limits = Limits { head_bytes_max: 64 << 10, body_bytes_max: 64 << 20 };
 /// After a connection that could not be made, before the next try: a server that restarts is not
@@ -360,26 +362,21 @@ impl Connection<'_> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Break>> {
         let crew = self.crew;
-        loop {
+        for _ in 0..READS_A_TURN_MAX {
             // A failed write may leave an answer to be read: reading tells what became of it.
             let _ = self.send(socket);
             let scratch = &mut **crew.scratch.borrow_mut();
             match socket.poll_read(scratch) {
-                Poll::Pending => match self.asked.front() {
-                    Some(first) => {
-                        let late = (Failure::Timeout, None);
-                        return runtime::due(first.taken + crew.plan.timeout).map(|()| Err(late));
+                Poll::Pending if !self.asked.is_empty() => return self.look_at_the_time(),
+                Poll::Pending => {
+                    let over = crew.is_over();
+                    self.ask_more(cx);
+                    match self.asked.is_empty() {
+                        true if over => return Poll::Ready(Ok(())),
+                        true => return Poll::Pending,
+                        false => continue,
                     }
-                    None => {
-                        let over = crew.is_over();
-                        self.ask_more(cx);
-                        match self.asked.is_empty() {
-                            true if over => return Poll::Ready(Ok(())),
-                            true => return Poll::Pending,
-                            false => continue,
-                        }
-                    }
-                },
+                }
                 Poll::Ready(Err(error)) => {
                     return Poll::Ready(Err((Failure::Reset, Some(error.to_string()))));
                 }
@@ -399,6 +396,13 @@ impl Connection<'_> {
                 Ok(Then::Keep) => self.ask_more(cx),
             }
         }
+        runtime::poll_again();
+        self.look_at_the_time()
+    }
+
+    fn look_at_the_time(&self) -> Poll<Result<(), Break>> {
+        let Some(first) = self.asked.front() else { return Poll::Pending };
+        runtime::due(first.taken + self.crew.plan.timeout).map(|()| Err((Failure::Timeout, None)))
     }
 
     fn ask_more(&mut self, cx: &Context<'_>) {
