@@ -316,7 +316,8 @@ impl Alarm {
     /// Waits until it is `at`.
     pub async fn at(&self, at: Instant) -> io::Result<()> {
         sys::set_timer(self.0.get().as_fd(), at.saturating_duration_since(Instant::now()))?;
-        self.0.attempt(Direction::In, |mut timer| timer.read(&mut [0; 8])).await.map(drop)
+        // A short read: the next wait begins with the kernel, and gives way even if it is over.
+        poll_fn(|_| self.0.poll_read(&mut [0; 16])).await.map(drop)
     }
 }
 
@@ -830,6 +831,68 @@ mod tests {
             let at = now() + Duration::from_millis(1);
             sleep_until(at).await;
             assert!(now() >= at);
+        });
+    }
+
+    #[test]
+    fn an_alarm_comes_in_time_and_gives_way_even_if_that_is_over() {
+        on_a_worker(async |_| {
+            let alarm = Alarm::new().expect("a timer");
+            let at = Instant::now() + Duration::from_micros(300);
+            alarm.at(at).await.expect("an alarm");
+            assert!(Instant::now() >= at);
+            // Left before it rang: the next one is none the wiser.
+            assert!(within(now(), alarm.at(at + Duration::from_secs(3600))).await.is_none());
+            for _ in 0..3 {
+                let seen = Rc::new(Cell::new(false));
+                let other = Rc::clone(&seen);
+                spawn(async move { other.set(true) });
+                alarm.at(at).await.expect("an alarm");
+                assert!(seen.get());
+            }
+        });
+    }
+
+    #[test]
+    fn whoever_waited_last_for_a_source_is_woken_for_each_direction() {
+        on_a_worker(async |_| {
+            let (ours, mut theirs) = pair();
+            // Waited for here, and from then on by two tasks, the first of which hands it on.
+            assert!(within(now(), read(&ours)).await.is_none());
+            let block = vec![7; 64 << 10];
+            let write = move |mut io: &UnixStream| io.write(&block);
+            let ours = Rc::new(ours);
+            let mut sent = 0;
+            while let Some(count) = within(now(), ours.attempt(Direction::Out, &write)).await {
+                sent += count.expect("a write");
+            }
+            let (heard, went_out) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
+            let (reader, noted) = (Rc::clone(&ours), Rc::clone(&heard));
+            spawn(async move {
+                assert!(within(now(), read(&reader)).await.is_none());
+                spawn(async move {
+                    assert_eq!(read(&reader).await, b"x");
+                    noted.set(true);
+                });
+            });
+            let (writer, noted) = (Rc::clone(&ours), Rc::clone(&went_out));
+            spawn(async move {
+                writer.attempt(Direction::Out, &write).await.expect("room again");
+                noted.set(true);
+            });
+            for _ in 0..3 {
+                give_way().await;
+            }
+            assert!(!heard.get() && !went_out.get());
+            theirs.write_all(b"x").expect("a write");
+            while !heard.get() {
+                give_way().await;
+            }
+            assert!(!went_out.get());
+            theirs.read_exact(&mut vec![0; sent]).expect("what was sent");
+            while !went_out.get() {
+                give_way().await;
+            }
         });
     }
 

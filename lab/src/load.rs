@@ -32,7 +32,8 @@ usage: lab load URL [--connections N] [--seconds N] [--rate N] [--pipeline N] [-
          --pipeline N     requests on a connection before the first is answered (1)
          --close          a new connection for each request
          --threads N      threads that ask (1)
-         --timeout-ms N   a request without an answer has failed after this (5000)
+         --timeout-ms N   a request has failed that finds no free connection, or then no answer,
+                          within this (5000)
          --expect BODY    what each answer must hold; a line feed at its end is forgiven
          --json           the result as one JSON object, times in microseconds
        Failures: REFUSED nobody listened; CONNECT no connection for another reason; RESET, CLOSED
@@ -164,7 +165,10 @@ impl Order {
             depth: self.depth as usize,
             keeping: self.keeping,
             timeout: Duration::from_millis(self.timeout_ms),
-            expected: self.expected.as_ref().map(|body| body.trim_end_matches('\n').into()),
+            expected: self
+                .expected
+                .as_ref()
+                .map(|body| body.strip_suffix('\n').unwrap_or(body).into()),
             began,
             over: began + Duration::from_secs(self.seconds),
         })
@@ -279,7 +283,9 @@ async fn show(plan: Arc<Plan>, tallies: Vec<Arc<Mutex<Tally>>>) {
         let (tally, now) = (sum(&tallies), Instant::now());
         let answers = tally.answers();
         let rate = report::a_second(answers - answers_before, now - at_before);
-        eprint!("\r{}\x1b[K", report::live_line(now - plan.began, rate, &tally));
+        // Cut off at the terminal's edge: a line that went on below it could not be written over.
+        let line = report::live_line(now - plan.began, rate, &tally);
+        eprint!("\r\x1b[?7l{line}\x1b[K\x1b[?7h");
         (answers_before, at_before) = (answers, now);
     }
 }

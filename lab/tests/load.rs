@@ -36,6 +36,15 @@ fn whatever_goes_wrong_has_its_word() {
             &[],
         ),
         ("TIMEOUT", |stream| requests(stream).for_each(drop), &["--timeout-ms", "100"]),
+        (
+            "TIMEOUT",
+            |mut stream| {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+                let chunks = b"1\r\n.\r\n".repeat(1000);
+                while stream.write_all(&chunks).is_ok() {}
+            },
+            &["--timeout-ms", "100"],
+        ),
         ("STATUS", |stream| say(stream, "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"), ONCE),
         ("BODY", |stream| say(stream, LAST), &["--expect", "better"]),
     ];
@@ -120,6 +129,35 @@ fn a_server_that_stands_still_is_seen_in_every_request_that_was_due() {
     // Those due in the first 600 ms waited for 100 ms or more.
     assert!(result.micros("latency_us p50") >= 100_000.0, "{}", result.text);
     assert!(result.count("longest_gap_ms") >= 690, "{}", result.text);
+}
+
+/// However far a server stays behind: what is due is neither more nor less than what was ordered.
+#[test]
+fn at_a_rate_that_nobody_keeps_up_with_every_request_is_accounted_for() {
+    const CASES: &[(&[&str], usize)] = &[
+        (&["--rate", "2000"], 2_000),
+        (&["--rate", "1000001", "--threads", "3"], 1_000_001),
+        (&["--rate", "10000000", "--close"], 10_000_000),
+    ];
+    let address = serve(|mut stream| {
+        for () in requests(stream.try_clone().unwrap()) {
+            thread::sleep(Duration::from_millis(20));
+            let _ = stream.write_all(GOOD.as_bytes());
+        }
+    });
+    thread::scope(|scope| {
+        for (flags, due) in CASES {
+            scope.spawn(move || {
+                let common = ["--connections", "4", "--seconds", "1", "--timeout-ms", "2000"];
+                let result = load(address, &[*flags, &common].concat());
+                let (answers, failed) = (result.count("answers"), result.count("failed"));
+                assert_eq!(answers + failed, *due, "{flags:?}: {}", result.text);
+                // It answers in time whatever it is asked, and goes on to be asked.
+                assert_eq!(result.count("failures UNSENT"), failed, "{}", result.text);
+                assert!(answers > 0 && result.code == 1, "{flags:?}: {}", result.text);
+            });
+        }
+    });
 }
 
 #[test]

@@ -124,12 +124,12 @@ pub(super) fn json(panels: &[Panel]) -> String {
     let panels = panels.iter().map(|panel| {
         let servers = panel.names.iter().enumerate().map(|(which, name)| {
             let figures = panel.columns.iter().map(|column| {
-                let all = column.figures[which].iter().map(|figure| format!("{figure:.6}"));
+                let all = column.figures[which].iter().copied().map(number);
                 format!(
-                    "{{\"group\": {}, \"column\": {}, \"median\": {:.6}, \"rounds\": [{}]}}",
+                    "{{\"group\": {}, \"column\": {}, \"median\": {}, \"rounds\": [{}]}}",
                     quoted(GROUPS[column.id.0]),
                     quoted(&column.name),
-                    column.median(which),
+                    number(column.median(which)),
                     joined(all.collect())
                 )
             });
@@ -144,6 +144,11 @@ pub(super) fn json(panels: &[Panel]) -> String {
         )
     });
     format!("{{\"roles\": [{}]}}\n", joined(panels.collect()))
+}
+
+/// JSON knows no infinity: who has answered nothing has no figure.
+fn number(figure: f64) -> String {
+    if figure.is_finite() { format!("{figure:.6}") } else { "null".to_owned() }
 }
 
 /// Of the picture, in its own units.
@@ -260,9 +265,12 @@ mod tests {
     }
 
     #[test]
-    fn json_and_picture_bear_any_name() {
-        let text = json(&[panel()]);
+    fn json_and_picture_bear_any_name_and_who_answered_nothing() {
+        let mut nothing = panel();
+        nothing.columns[0].figures[1] = vec![f64::INFINITY, f64::NAN];
+        let text = json(&[panel(), nothing]);
         let value = Value::read(text.as_bytes()).expect("JSON");
+        assert!(text.contains("\"median\": null, \"rounds\": [null, null]"), "{text}");
         let servers = value.get("roles").unwrap().items()[0].get("servers").unwrap().items();
         assert_eq!(servers[1].get("name").unwrap().text().unwrap(), "<peer> & \"co\"");
         assert_eq!(servers[0].get("figures").unwrap().items().len(), 6);

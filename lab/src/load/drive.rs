@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
@@ -23,6 +23,8 @@ use super::tally::{Failure, Tally};
 
 /// One read takes at most this much.
 const READ_BYTES_MAX: usize = 64 << 10;
+/// Reads of one connection before the others have their turn.
+const READS_A_TURN_MAX: usize = 4;
 /// Room for whatever a server under load may answer, however odd.
 const LIMITS: Limits = Limits { head_bytes_max: 64 << 10, body_bytes_max: 64 << 20 };
 /// After a connection that could not be made, before the next try: a server that restarts is not
@@ -43,7 +45,7 @@ pub(crate) struct Plan {
     /// Requests on one connection before the first is answered.
     pub(crate) depth: usize,
     pub(crate) keeping: Keeping,
-    /// From the time when a request is due.
+    /// From the time when a request is due until it is asked, and then until it is answered.
     pub(crate) timeout: Duration,
     /// The body that each answer must have, but for a line feed at its end.
     pub(crate) expected: Option<Vec<u8>>,
@@ -88,7 +90,6 @@ pub(crate) async fn drive(
         crew.call_when_due().await?;
     }
     crew.all_have_left().await;
-    crew.give_up_the_rest();
     Ok(())
 }
 
@@ -103,7 +104,8 @@ struct Crew {
     thread: u64,
     tally: Arc<Mutex<Tally>>,
     ending: Ending,
-    /// At a fixed rate: how many requests have become due, and how many of them were taken.
+    /// At a fixed rate: how many requests were found to be due, and how many of them were taken or
+    /// given up.
     due: Cell<u64>,
     taken: Cell<u64>,
     /// Whoever has nothing to ask until more is due, in the order of their coming.
@@ -123,8 +125,8 @@ impl Crew {
     /// One connection, made again whenever it ends.
     async fn keep_asking(&self) {
         let mut connection = Connection::new(self);
-        while let Some(due) = connection.first_due().await {
-            let dialed = runtime::within(due + self.plan.timeout, self.dial()).await;
+        while let Some(first) = connection.first_asked().await {
+            let dialed = runtime::within(first.taken + self.plan.timeout, self.dial()).await;
             let end = match dialed.unwrap_or_else(|| Err(ErrorKind::TimedOut.into())) {
                 Ok(socket) => {
                     self.with_tally(|tally, _| tally.connections_opened += 1);
@@ -133,36 +135,58 @@ impl Crew {
                 Err(error) => Err(refusal_to_connect(&error)),
             };
             let Err((failure, words)) = end else { continue };
-            self.with_tally(|tally, at| {
-                for _ in connection.asked.drain(..) {
-                    tally.fail(at, failure, words.clone());
-                }
-            });
+            let unanswered = connection.asked.drain(..).count() as u64;
+            self.with_tally(|tally, at| tally.fail(at, failure, unanswered, words));
             if matches!(failure, Failure::Refused | Failure::Connect) {
                 runtime::sleep_until(Instant::now() + PAUSE).await;
             }
         }
     }
 
-    fn dial(&self) -> impl Future<Output = io::Result<Watched<TcpStream>>> {
-        let addresses = &self.plan.addresses;
+    /// A connection to the first address that takes one, beginning with another each time.
+    async fn dial(&self) -> io::Result<Watched<TcpStream>> {
         let turn = self.turn.replace(self.turn.get() + 1) as usize;
-        client::connect(&addresses[turn % addresses.len()])
+        let addresses = &self.plan.addresses;
+        let in_turn = addresses.iter().cycle().skip(turn % addresses.len());
+        let mut failed = Err(ErrorKind::NotFound.into());
+        for address in in_turn.take(addresses.len()) {
+            failed = client::connect(address).await;
+            if failed.is_ok() {
+                break;
+            }
+        }
+        failed
     }
 
     /// The time when the next request is due, if it is by now; it is taken then.
     fn take_due(&self) -> Option<Instant> {
-        match self.plan.rate {
-            None if self.is_over() => None,
-            None => Some(Instant::now()),
-            Some(_) if Instant::now() >= self.plan.over + self.plan.timeout => None,
-            Some(rate) => {
-                let number = self.taken.get();
-                (number < self.due.get()).then(|| {
-                    self.taken.set(number + 1);
-                    self.due_at(number, rate)
-                })
-            }
+        let Some(rate) = self.plan.rate else {
+            return (!self.is_over()).then(Instant::now);
+        };
+        self.count_due(rate);
+        self.give_up_the_late(rate);
+        let number = self.taken.get();
+        (number < self.due.get()).then(|| {
+            self.taken.set(number + 1);
+            self.due_at(number, rate)
+        })
+    }
+
+    fn count_due(&self, rate: u64) {
+        if !self.ending.is_raised() {
+            self.due.set(self.due_before(Instant::now().min(self.plan.over), rate));
+        }
+    }
+
+    /// Requests for which no connection was free in time: their answers would come too late, and
+    /// waiting for them would keep the connections from those that are not late yet.
+    fn give_up_the_late(&self, rate: u64) {
+        let Some(at) = Instant::now().checked_sub(self.plan.timeout) else { return };
+        let late = self.due_before(at, rate).min(self.due.get());
+        let unsent = late.saturating_sub(self.taken.get());
+        if unsent > 0 {
+            self.taken.set(late);
+            self.with_tally(|tally, at| tally.fail(at, Failure::Unsent, unsent, None));
         }
     }
 
@@ -178,7 +202,14 @@ impl Crew {
         self.plan.began + Duration::from_nanos(u64::try_from(after_ns).unwrap_or(u64::MAX))
     }
 
-    /// Counts requests as due when their time has come, and calls whoever is idle; in the end all.
+    /// How many of this thread's requests are due before then: the inverse of `due_at`.
+    fn due_before(&self, at: Instant, rate: u64) -> u64 {
+        let since_ns = at.saturating_duration_since(self.plan.began).as_nanos();
+        let all = (since_ns * u128::from(rate)).div_ceil(1_000_000_000);
+        share(all as u64, self.thread, self.plan.threads)
+    }
+
+    /// Calls whoever is idle when requests become due, and all when no more will.
     async fn call_when_due(&self) -> io::Result<()> {
         let Some(rate) = self.plan.rate else { return Ok(()) };
         let alarm = Alarm::new()?;
@@ -188,13 +219,11 @@ impl Crew {
             {
                 rung?;
             }
-            // As many as have become due by now.
-            let now = Instant::now();
-            let mut next = self.due_at(self.due.get(), rate);
-            while next <= now && next < self.plan.over {
-                self.due.set(self.due.get() + 1);
-                next = self.due_at(self.due.get(), rate);
-                self.call_one();
+            self.count_due(rate);
+            for _ in self.taken.get()..self.due.get() {
+                if !self.call_one() {
+                    break;
+                }
             }
         }
         while self.call_one() {}
@@ -219,15 +248,6 @@ impl Crew {
             if self.left.get() == 0 { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-    }
-
-    /// What was due, and has not been asked.
-    fn give_up_the_rest(&self) {
-        self.with_tally(|tally, at| {
-            for _ in self.taken.get()..self.due.get() {
-                tally.fail(at, Failure::Unsent, None);
-            }
-        });
     }
 
     fn with_tally(&self, note: impl FnOnce(&mut Tally, Duration)) {
@@ -265,9 +285,18 @@ struct Connection<'a> {
     crew: &'a Crew,
     seat: Rc<Seat>,
     call: Call,
-    /// When each request without an answer was due, in order.
-    asked: VecDeque<Instant>,
+    /// The requests without an answer, in order.
+    asked: VecDeque<Asked>,
     input_ended: bool,
+}
+
+/// A request that is under way.
+#[derive(Clone, Copy)]
+struct Asked {
+    due: Instant,
+    /// When a connection was free for it. Its time-out counts from then: at a rate that is too high
+    /// for a server each request has waited, and the server is measured by those it could answer.
+    taken: Instant,
 }
 
 impl Connection<'_> {
@@ -281,13 +310,15 @@ impl Connection<'_> {
         }
     }
 
-    /// Waits for something to ask; when that was due, or `None` if nothing will come any more.
-    async fn first_due(&mut self) -> Option<Instant> {
+    /// Waits for something to ask; the first of it, or `None` if nothing will come any more.
+    async fn first_asked(&mut self) -> Option<Asked> {
         poll_fn(|cx| {
+            // Seen first: what becomes due until it is over is still taken.
+            let over = self.crew.is_over();
             self.take_requests(cx);
             match self.asked.front() {
-                Some(due) => Poll::Ready(Some(*due)),
-                None if self.crew.is_over() => Poll::Ready(None),
+                Some(first) => Poll::Ready(Some(*first)),
+                None if over => Poll::Ready(None),
                 None => Poll::Pending,
             }
         })
@@ -305,7 +336,7 @@ impl Connection<'_> {
         };
         while self.asked.len() < depth {
             let Some(due) = self.crew.take_due() else { break };
-            self.asked.push_back(due);
+            self.asked.push_back(Asked { due, taken: runtime::now() });
         }
         if !self.asked.is_empty() {
             self.seat.take();
@@ -331,25 +362,21 @@ impl Connection<'_> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Break>> {
         let crew = self.crew;
-        loop {
+        for _ in 0..READS_A_TURN_MAX {
             // A failed write may leave an answer to be read: reading tells what became of it.
             let _ = self.send(socket);
             let scratch = &mut **crew.scratch.borrow_mut();
             match socket.poll_read(scratch) {
-                Poll::Pending => match self.asked.front() {
-                    Some(due) => {
-                        let late = (Failure::Timeout, None);
-                        return runtime::due(*due + crew.plan.timeout).map(|()| Err(late));
+                Poll::Pending if !self.asked.is_empty() => return self.look_at_the_time(),
+                Poll::Pending => {
+                    let over = crew.is_over();
+                    self.ask_more(cx);
+                    match self.asked.is_empty() {
+                        true if over => return Poll::Ready(Ok(())),
+                        true => return Poll::Pending,
+                        false => continue,
                     }
-                    None => {
-                        self.ask_more(cx);
-                        match self.asked.is_empty() {
-                            true if crew.is_over() => return Poll::Ready(Ok(())),
-                            true => return Poll::Pending,
-                            false => continue,
-                        }
-                    }
-                },
+                }
                 Poll::Ready(Err(error)) => {
                     return Poll::Ready(Err((Failure::Reset, Some(error.to_string()))));
                 }
@@ -369,6 +396,13 @@ impl Connection<'_> {
                 Ok(Then::Keep) => self.ask_more(cx),
             }
         }
+        runtime::poll_again();
+        self.look_at_the_time()
+    }
+
+    fn look_at_the_time(&self) -> Poll<Result<(), Break>> {
+        let Some(first) = self.asked.front() else { return Poll::Pending };
+        runtime::due(first.taken + self.crew.plan.timeout).map(|()| Err((Failure::Timeout, None)))
     }
 
     fn ask_more(&mut self, cx: &Context<'_>) {
@@ -395,14 +429,14 @@ impl Connection<'_> {
         let at = now.saturating_duration_since(plan.began);
         let mut tally = self.crew.tally.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(answer) = self.call.answer()? {
-            let due = self.asked.pop_front().unwrap_or(now);
+            let due = self.asked.pop_front().map_or(now, |asked| asked.due);
             tally.answer(at, answer.status, now.saturating_duration_since(due));
             let body = answer.body.strip_suffix(b"\n").unwrap_or(answer.body);
             if answer.status >= 400 {
-                tally.fail(at, Failure::Status, None);
+                tally.fail(at, Failure::Status, 1, None);
             } else if plan.expected.as_ref().is_some_and(|expected| expected != body) {
                 let start = body.get(..80).unwrap_or(body);
-                tally.fail(at, Failure::Body, Some(start.escape_ascii().to_string()));
+                tally.fail(at, Failure::Body, 1, Some(start.escape_ascii().to_string()));
             }
             if answer.then == Then::Close || plan.keeping == Keeping::OneRequest {
                 return Ok(Then::Close);
@@ -423,6 +457,41 @@ fn what_broke(refusal: Refusal) -> Break {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
+    use std::net::TcpListener;
+    use std::thread;
+
+    #[test]
+    fn an_address_that_refuses_leaves_the_request_to_the_next() {
+        const ANSWER: &[u8] = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+        let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let (server, nobody) = (listen(), listen().local_addr().unwrap());
+        let address = server.local_addr().unwrap();
+        thread::spawn(move || {
+            for mut stream in server.incoming().map_while(Result::ok) {
+                let _ = stream.read(&mut [0; 64]).and_then(|_| stream.write_all(ANSWER));
+            }
+        });
+        let began = Instant::now();
+        let plan = Plan {
+            addresses: vec![nobody, address],
+            request: b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
+            connections: 1,
+            threads: 1,
+            rate: Some(100),
+            depth: 1,
+            keeping: Keeping::OneRequest,
+            timeout: Duration::from_secs(5),
+            expected: None,
+            began,
+            over: began + Duration::from_millis(100),
+        };
+        let (tally, ending) = (Arc::<Mutex<Tally>>::default(), Ending::default());
+        let load = drive(Arc::new(plan), 0, Arc::clone(&tally), ending.clone());
+        runtime::run(&ending, load).unwrap().unwrap();
+        let tally = tally.lock().unwrap();
+        assert_eq!((tally.answers(), tally.failed()), (10, 0), "{:?}", tally.first_words);
+    }
 
     #[test]
     fn shares_differ_by_one_at_most_and_are_the_whole() {

@@ -38,7 +38,7 @@ pub(crate) enum Failure {
     Status,
     /// The answer's body was not the expected one.
     Body,
-    /// The load was over before a connection was free for it.
+    /// No connection was free for it in time.
     Unsent,
 }
 
@@ -80,9 +80,15 @@ impl Tally {
         self.timeline.slot(at).answers += 1;
     }
 
-    pub(crate) fn fail(&mut self, at: Duration, failure: Failure, words: Option<String>) {
-        self.failures[failure as usize] += 1;
-        self.timeline.slot(at).failures += 1;
+    pub(crate) fn fail(
+        &mut self,
+        at: Duration,
+        failure: Failure,
+        count: u64,
+        words: Option<String>,
+    ) {
+        self.failures[failure as usize] += count;
+        self.timeline.slot(at).failures += count;
         if self.first_words.is_none() {
             self.first_words = words;
         }
@@ -305,7 +311,7 @@ mod tests {
             tally.answer(Duration::from_millis(at_ms), 200, Duration::ZERO);
         }
         for at_ms in [110, 240] {
-            tally.fail(Duration::from_millis(at_ms), Failure::Refused, None);
+            tally.fail(Duration::from_millis(at_ms), Failure::Refused, 1, None);
         }
         assert_eq!(gap_ms(&tally.timeline, 50), Some((40, 0)));
         assert_eq!(gap_ms(&tally.timeline, 170), Some((60, 100)));
@@ -321,7 +327,7 @@ mod tests {
             let mut one = Tally { bytes_received: 5, connections_opened: 1, ..Tally::default() };
             one.answer(Duration::ZERO, status, Duration::from_micros(1));
             one.answer(Duration::from_secs(1), 200, Duration::from_micros(1));
-            one.fail(Duration::ZERO, Failure::Reset, Some(format!("first after {status}")));
+            one.fail(Duration::ZERO, Failure::Reset, 1, Some(format!("first after {status}")));
             all.merge(&one);
         }
         assert_eq!(all.statuses.into_iter().collect::<Vec<_>>(), [(200, 3), (502, 1)]);
