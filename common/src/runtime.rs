@@ -952,22 +952,6 @@ mod tests {
     }
 
     #[test]
-    fn an_alarm_comes_no_sooner_than_it_is_set_to_and_again_after_each_wait() {
-        on_a_worker(async |_| {
-            let alarm = Alarm::new().expect("an alarm");
-            for at in [Duration::ZERO, Duration::from_micros(300), Duration::from_millis(2)] {
-                let at = Instant::now() + at;
-                alarm.at(at).await.expect("its time");
-                assert!(Instant::now() >= at);
-            }
-            // A wait that was given up is forgotten.
-            let late = Instant::now() + Duration::from_secs(3600);
-            assert!(within(now(), alarm.at(late)).await.is_none());
-            alarm.at(Instant::now() + Duration::from_millis(1)).await.expect("its time");
-        });
-    }
-
-    #[test]
     fn a_panic_ends_its_own_task_alone() {
         on_a_worker(async |_| {
             let done = Rc::new(Cell::new(false));
