@@ -63,10 +63,3 @@ equip() {
         [ -e "$1/usr/bin/$applet" ] || ln -s busybox "$1/usr/bin/$applet"
     done
 }
-
-# Writes the root FOLDER out, as `docker import` takes it.
-pack() {
-    folder=$1
-    shift
-    tar -C "$folder" --owner=0 --group=0 --numeric-owner "$@" -c .
-}

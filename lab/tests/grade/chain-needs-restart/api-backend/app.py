@@ -2,8 +2,8 @@
 
 import os
 
+import waitress
 from flask import Flask
-from werkzeug.serving import WSGIRequestHandler
 
 app = Flask(__name__)
 
@@ -19,5 +19,4 @@ def traceback():
 
 
 if __name__ == "__main__":
-    WSGIRequestHandler.protocol_version = "HTTP/1.1"
-    app.run("0.0.0.0", 8001)
+    waitress.serve(app, port=8001)
