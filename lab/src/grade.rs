@@ -4,6 +4,8 @@
 mod rubric;
 
 mod course;
+mod inspection;
+
 mod report;
 
 mod deployment;
@@ -61,7 +63,7 @@ const PREFIX: &str = "grade-";
 /// The verb. `Err` says which argument is wrong.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, String> {
     let options = Options::read(arguments)?;
-    match grade(options) {
+    match grade(&options) {
         Ok(code) => Ok(ExitCode::from(code)),
         Err(error) => {
             eprintln!("lab: {error}");
@@ -197,7 +199,7 @@ fn spoken(variable: impl Fn(&str) -> Option<String>) -> Lang {
 }
 
 /// Marks what is to be marked; the exit code.
-fn grade(options: Options) -> io::Result<u8> {
+fn grade(options: &Options) -> io::Result<u8> {
     let signals = sys::signals(&[SIGTERM, SIGINT, SIGCHLD])?;
     let ending = Ending::default();
     runtime::run(&ending, async {
@@ -218,8 +220,7 @@ fn grade(options: Options) -> io::Result<u8> {
             build_patience: options.build_patience,
             keep_log: options.keep_log.clone(),
         };
-        let class = Class { options: &options, marker, signals };
-        class.run().await
+        Class { options, marker, signals }.run().await
     })?
 }
 
@@ -246,7 +247,6 @@ impl Class<'_> {
                 Ok(report) => reports.push(report),
                 Err(signal) => return Ok(interrupted(signal)),
             }
-            self.marker.progress.clear();
             // After each: the next one may be the one that is interrupted.
             self.write(&reports)?;
         }
@@ -258,23 +258,24 @@ impl Class<'_> {
 
     /// Marks one deployment, and removes what that made; `Err` is the signal that ended it.
     async fn mark(&self, number: usize, path: Option<&Path>) -> io::Result<Result<Report, i32>> {
-        let lang = self.options.lang;
-        if let Some(project) = &self.options.running {
-            let site = Site::new(format!("{PREFIX}{}-{number}", process::id()));
-            let marked = conduct(&self.signals, self.marker.running(project, path, &site)).await?;
-            let cleared = conduct(&self.signals, site.clear(self.marker.engine)).await?;
-            let deployment = project.clone();
-            return Ok(
-                marked.and_then(|outcome| cleared.map(|()| Report { deployment, outcome, lang }))
-            );
-        }
-        let path = path.unwrap_or(Path::new("."));
+        let Options { lang, running, .. } = self.options;
+        let Marker { engine, progress, .. } = &self.marker;
         let site = Site::new(format!("{PREFIX}{}-{number}", process::id()));
-        let marked = conduct(&self.signals, self.marker.checkout(path, &site)).await?;
-        self.marker.progress.step(&words("removing all again", "suppression de tout"));
-        let cleared = conduct(&self.signals, site.clear(self.marker.engine)).await?;
-        let deployment = path.display().to_string();
-        Ok(marked.and_then(|outcome| cleared.map(|()| Report { deployment, outcome, lang })))
+        let (deployment, marked) = match (running, path) {
+            (Some(project), path) => {
+                let marking = self.marker.running(project, path, &site);
+                (project.clone(), conduct(&self.signals, marking).await?)
+            }
+            (None, path) => {
+                let path = path.unwrap_or(Path::new("."));
+                let marking = self.marker.checkout(path, &site);
+                (path.display().to_string(), conduct(&self.signals, marking).await?)
+            }
+        };
+        progress.step(&words("removing all again", "suppression de tout"));
+        let cleared = conduct(&self.signals, site.clear(engine)).await?;
+        progress.clear();
+        Ok(marked.and_then(|outcome| cleared.map(|()| Report { deployment, outcome, lang: *lang })))
     }
 
     /// Removes what markings left here that were killed.

@@ -73,6 +73,7 @@ pub(crate) async fn watch(
 }
 
 /// Whether standard output is the answer, or one log with standard error.
+#[derive(Clone, Copy)]
 enum Streams {
     Apart,
     Merged,
@@ -134,7 +135,7 @@ async fn follow(socket: &Watched<UnixStream>, take: Take<'_>) {
         // Whoever never falls silent must not keep the deadline from being seen.
         runtime::give_way().await;
     }
-    pending().await
+    pending::<()>().await;
 }
 
 /// Hands on what is there already: one last piece, for whoever still writes writes for ever.

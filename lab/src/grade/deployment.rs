@@ -194,15 +194,6 @@ impl Container {
     pub(crate) fn lives(&self) -> bool {
         matches!(&*self.state.status, "running" | "restarting")
     }
-
-    /// The first words of a variant of it that has variables of its own: `docker run` and options
-    /// come before, nothing after.
-    pub(crate) fn command(&self) -> (Option<&str>, Vec<&str>) {
-        let mut words = self.entrypoint.iter().chain(&self.arguments).map(String::as_str);
-        // `--entrypoint` takes one word; the rest of a list goes before the arguments.
-        let entrypoint = if self.entrypoint.is_empty() { None } else { words.next() };
-        (entrypoint, words.collect())
-    }
 }
 
 /// What the compose file asks for, whether the container runs or not.

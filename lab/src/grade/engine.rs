@@ -16,7 +16,11 @@ const SOON: Duration = Duration::from_secs(60);
 const UP: Duration = Duration::from_secs(300);
 
 /// The label that Compose gives to all that it makes.
-const PROJECT: &str = "com.docker.compose.project";
+pub(crate) const PROJECT: &str = "com.docker.compose.project";
+
+/// The two ways to call Compose.
+const PLUGIN: &[&str] = &["docker", "compose"];
+const ALONE: &[&str] = &["docker-compose"];
 
 /// `docker`, and how Compose is called here.
 pub(crate) struct Engine {
@@ -55,8 +59,6 @@ impl Engine {
             }
             _ => {}
         }
-        const PLUGIN: &[&str] = &["docker", "compose"];
-        const ALONE: &[&str] = &["docker-compose"];
         for words in [PLUGIN, ALONE] {
             let asked = [words, &["version", "--short"]].concat();
             let version = command::ask(&asked, SOON).await;
@@ -186,6 +188,12 @@ json.dump(yaml.safe_load(config.stdout), sys.stdout, default=str)
         Some((labels.collect(), image.get("Size").and_then(Value::number).unwrap_or_default()))
     }
 
+    /// The last lines that a container wrote.
+    pub(crate) async fn last_words(&self, id: &str) -> String {
+        let outcome = self.run(&["logs", "--tail", "3", id]).await;
+        [outcome.text(), outcome.log.join("\n")].join("\n").trim().to_owned()
+    }
+
     /// The exit codes with which a container has ended between two times of the epoch, in order.
     pub(crate) async fn ends(&self, id: &str, since: Duration, until: Duration) -> Vec<i32> {
         let container = format!("container={id}");
@@ -278,17 +286,17 @@ async fn python() -> Result<String, Words> {
         Some(word) if !word.ends_with("/env") => word,
         _ => named.next().unwrap_or("python3"),
     };
-    match command::ask(&[python, "-c", "import json, yaml"], SOON).await.succeeded() {
-        true => Ok(python.to_owned()),
-        false => Err(words(
-            format!(
-                "docker-compose 1 needs help to write JSON: {python} with PyYAML, or install docker compose 2"
-            ),
-            format!(
-                "docker-compose 1 a besoin d'aide pour écrire du JSON : {python} avec PyYAML, ou installez docker compose 2"
-            ),
-        )),
+    if command::ask(&[python, "-c", "import yaml"], SOON).await.succeeded() {
+        return Ok(python.to_owned());
     }
+    Err(words(
+        format!(
+            "docker-compose 1 writes no JSON: {python} needs PyYAML, or install docker compose 2"
+        ),
+        format!(
+            "docker-compose 1 n'écrit pas de JSON : il faut PyYAML à {python}, ou installez docker compose 2"
+        ),
+    ))
 }
 
 fn first_line(path: &Path) -> Option<String> {

@@ -10,11 +10,12 @@ use common::http::{Limits, Refusal};
 use common::json::Value;
 use common::runtime::{self, Direction, Watched};
 
+use super::deployment::Role;
 use super::rubric::{Words, words};
 
 /// What the exercise wants of `GET /`, and the bytes that its own programs give.
-pub(crate) const BACKEND: &str = r#"{"body": "Je suis une r\u00e9ponse du backend"}"#;
-pub(crate) const FRONTEND: &str =
+const BACKEND: &str = r#"{"body": "Je suis une r\u00e9ponse du backend"}"#;
+const FRONTEND: &str =
     r#"{"return": {"body": "Je suis une r\u00e9ponse du backend"}, "status": "[SUCESS]"}"#;
 
 /// For one answer: as long as our own frontend lets a backend take.
@@ -46,8 +47,17 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
 }
 
-/// Asks for a path.
-pub(crate) async fn get(door: SocketAddr, path: &str) -> Reply {
+/// The JSON that the exercise wants of a service.
+pub(crate) fn wanted(role: Role) -> &'static str {
+    match role {
+        Role::Backend => BACKEND,
+        Role::Frontend => FRONTEND,
+    }
+}
+
+/// Asks for a path; where there is no door, nobody answers.
+pub(crate) async fn get(door: Option<SocketAddr>, path: &str) -> Reply {
+    let Some(door) = door else { return Reply::Closed };
     let asked = async {
         match client::connect(&door).await {
             Ok(socket) => converse(&socket, door, path).await,
@@ -97,7 +107,7 @@ async fn exchange(
         let sent = socket.attempt(Direction::Out, |mut socket| socket.write(outgoing)).await?;
         call.sent(sent);
     }
-    let mut bytes = [0; 4096];
+    let mut bytes = vec![0; 4096];
     let count = socket.attempt(Direction::In, |mut socket| socket.read(&mut bytes)).await?;
     call.receive(&bytes[..count]);
     received.extend_from_slice(&bytes[..count]);
@@ -119,6 +129,11 @@ impl Reply {
             Reply::Answer(answer) => Some(answer),
             _ => None,
         }
+    }
+
+    /// Whether its JSON holds that of another service's answer.
+    pub(crate) fn holds(&self, answer: &Answer) -> bool {
+        self.answer().is_some_and(|own| holds(&own.body, &answer.body))
     }
 
     /// What came, in words.
@@ -191,7 +206,7 @@ fn shown(body: &[u8]) -> String {
 }
 
 /// Whether two values are the same: members have no order, and numbers many spellings.
-pub(crate) fn equal(a: &Value, b: &Value) -> bool {
+fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Null, Value::Null) => true,
         (Value::Bool(a), Value::Bool(b)) => a == b,
@@ -212,7 +227,7 @@ pub(crate) fn equal(a: &Value, b: &Value) -> bool {
 }
 
 /// Whether one JSON text holds another as one of its values, at any depth.
-pub(crate) fn holds(whole: &[u8], part: &[u8]) -> bool {
+fn holds(whole: &[u8], part: &[u8]) -> bool {
     fn within(value: &Value, part: &Value) -> bool {
         equal(value, part)
             || match value {

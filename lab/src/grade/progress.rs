@@ -38,9 +38,10 @@ impl Progress {
     fn write(&self, line: &str) {
         let line: String = printable(line).chars().take(COLUMNS).collect();
         // Standard error may be closed; then nobody is told.
-        let _ = match self.on_terminal {
-            true => write!(io::stderr(), "\r\x1b[Kgrade: {line}"),
-            false => writeln!(io::stderr(), "grade: {line}"),
+        let _ = if self.on_terminal {
+            write!(io::stderr(), "\r\x1b[Kgrade: {line}")
+        } else {
+            writeln!(io::stderr(), "grade: {line}")
         };
         self.written.set(true);
     }

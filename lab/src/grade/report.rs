@@ -54,6 +54,9 @@ pub(crate) struct Report {
     pub(crate) lang: Lang,
 }
 
+/// Whether a verdict is of a kind.
+type Kind = fn(&Verdict) -> bool;
+
 /// Colours, as ANSI terminals number them.
 const RED: u8 = 31;
 const GREEN: u8 = 32;
@@ -135,17 +138,13 @@ impl Report {
                 match verdict {
                     Verdict::Earned => {}
                     Verdict::Lost { seen, command } => {
-                        self.paragraph(
-                            self.say("seen", "constaté"),
-                            seen.text(self.lang),
-                            &mut out,
-                        );
+                        paragraph(self.say("seen", "constaté"), seen.text(self.lang), &mut out);
                         if !command.is_empty() {
-                            self.paragraph(self.say("type", "tapez"), command, &mut out);
+                            paragraph(self.say("type", "tapez"), command, &mut out);
                         }
                     }
                     Verdict::NotReached(why) | Verdict::NotMarked(why) => {
-                        self.paragraph(self.say("because", "car"), why.text(self.lang), &mut out);
+                        paragraph(self.say("because", "car"), why.text(self.lang), &mut out);
                     }
                 }
             }
@@ -161,7 +160,7 @@ impl Report {
     }
 
     /// The parts of a report for people: title, colour, and which verdicts belong there.
-    fn parts(&self) -> [(&'static str, u8, fn(&Verdict) -> bool); 4] {
+    fn parts(&self) -> [(&'static str, u8, Kind); 4] {
         [
             (self.say("lost", "perdu"), RED, |it| matches!(it, Verdict::Lost { .. })),
             (self.say("not reached", "non atteint"), RED, |it| {
@@ -170,14 +169,6 @@ impl Report {
             (self.say("not marked", "non noté"), YELLOW, |it| matches!(it, Verdict::NotMarked(_))),
             (self.say("earned", "acquis"), GREEN, |it| matches!(it, Verdict::Earned)),
         ]
-    }
-
-    fn paragraph(&self, title: &str, text: &str, out: &mut String) {
-        let mut title = format!("{title}:");
-        for line in text.lines() {
-            let _ = writeln!(out, "        {title:<10} {}", printable(line));
-            title.clear();
-        }
     }
 
     fn json(&self) -> String {
@@ -391,7 +382,7 @@ impl Report {
         let (mark, out_of) = self
             .mark()
             .map_or_else(Default::default, |(quarters, of)| (points(quarters), points(of)));
-        let ids = |wanted: fn(&Verdict) -> bool| match &self.outcome {
+        let ids = |wanted: Kind| match &self.outcome {
             Outcome::Marked(sheet) => ids(sheet, wanted),
             _ => String::new(),
         };
@@ -413,6 +404,14 @@ impl Report {
             }
         };
         csv_line(&cells.map(str::to_owned))
+    }
+}
+
+fn paragraph(title: &str, text: &str, out: &mut String) {
+    let mut title = format!("{title}:");
+    for line in text.lines() {
+        let _ = writeln!(out, "        {title:<10} {}", printable(line));
+        title.clear();
     }
 }
 
@@ -455,7 +454,7 @@ pub(crate) fn summary(reports: &[Report], lang: Lang) -> String {
     out
 }
 
-fn ids(sheet: &Sheet, wanted: fn(&Verdict) -> bool) -> String {
+fn ids(sheet: &Sheet, wanted: Kind) -> String {
     let ids = sheet.verdicts().filter(|(_, verdict)| wanted(verdict)).map(|(rule, _)| rule.id());
     ids.collect::<Vec<_>>().join(" ")
 }
@@ -477,7 +476,7 @@ pub(crate) fn printable(text: &str) -> String {
     for char in text.chars() {
         match char {
             '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                out.extend(char.escape_unicode())
+                out.extend(char.escape_unicode());
             }
             '\n' => out.push_str(" / "),
             _ if char.is_control() => out.extend(char.escape_default()),
@@ -536,7 +535,7 @@ fn csv_line(cells: &[String]) -> String {
     cells.iter().map(cell).collect::<Vec<_>>().join(",") + "\r\n"
 }
 
-/// Now, as JUnit's schema wants it: no fraction, no zone.
+/// Now, as `JUnit`'s schema wants it: no fraction, no zone.
 fn timestamp() -> String {
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let mut out = Vec::new();

@@ -185,10 +185,6 @@ impl Sheet {
         }
     }
 
-    pub(crate) fn note(&mut self, what: Words, seen: Words) {
-        self.notes.push((what, seen));
-    }
-
     pub(crate) fn verdict(&self, rule: Rule) -> Option<&Verdict> {
         self.verdicts.iter().find(|(judged, _)| *judged == rule).map(|(_, verdict)| verdict)
     }

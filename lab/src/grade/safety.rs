@@ -1,6 +1,7 @@
 //! What a stranger's repository may not ask of this machine. Whatever is found here is refused
 //! before anything of it is built or started, unless it was allowed by its word.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -210,10 +211,10 @@ fn named_files(text: &str) -> Vec<String> {
 }
 
 fn without_comment(line: &str) -> &str {
-    match line.trim_start().starts_with('#') {
-        true => "",
-        false => line.split(" #").next().unwrap_or(line),
+    if line.trim_start().starts_with('#') {
+        return "";
     }
+    line.split(" #").next().unwrap_or(line)
 }
 
 fn indentation(line: &str) -> usize {
@@ -297,7 +298,7 @@ fn check_service(service: &str, spec: &Value, root: &Path, found: &mut Vec<Refus
                 }
             }
             "devices" | "device_cgroup_rules" | "gpus" => {
-                refuse(DEVICES, format!("{key} {}", said(value)))
+                refuse(DEVICES, format!("{key} {}", said(value)));
             }
             "deploy"
                 if members(value, "resources/reservations")
@@ -370,7 +371,7 @@ fn host_path(volume: &Value) -> Option<String> {
 }
 
 fn check_build(service: &str, build: &Value, root: &Path, found: &mut Vec<Refusal>) {
-    let context = build.text().map_or_else(|| text(build, "context"), |text| text.into_owned());
+    let context = build.text().map_or_else(|| text(build, "context"), Cow::into_owned);
     let named = |what: &str, value: &str| format!("{service}: build {what} {value}");
     if is_remote(&context) {
         refuse(found, REMOTE, named("context", &context));
@@ -399,7 +400,7 @@ fn check_build(service: &str, build: &Value, root: &Path, found: &mut Vec<Refusa
                 let listed = texts(build, &key).into_iter().map(|pair| {
                     pair.split_once('=').map(|(_, value)| value.to_owned()).unwrap_or(pair)
                 });
-                for context in contexts.map(|it| it.into_owned()).chain(listed) {
+                for context in contexts.map(Cow::into_owned).chain(listed) {
                     if is_remote(&context) {
                         refuse(found, REMOTE, named(&key, &context));
                     } else {
