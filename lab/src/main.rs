@@ -1,5 +1,6 @@
 //! `lab`: the tool around the services. Each verb has its own module; here it is found by name.
 
+mod grade;
 mod up;
 
 use std::io::{self, Write};
@@ -14,7 +15,10 @@ struct Verb {
     run: fn(&[String]) -> Result<ExitCode, String>,
 }
 
-const VERBS: &[Verb] = &[Verb { name: "up", usage: up::USAGE, run: up::run }];
+const VERBS: &[Verb] = &[
+    Verb { name: "up", usage: up::USAGE, run: up::run },
+    Verb { name: "grade", usage: grade::USAGE, run: grade::run },
+];
 
 fn main() -> ExitCode {
     // What is not UTF-8 fits no argument, and is shown in the mistake.

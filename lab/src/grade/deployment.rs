@@ -1,0 +1,492 @@
+//! What the engine's and Compose's documents say of a deployment, as data. Nothing is run here.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use common::json::Value;
+
+use super::rubric::{Words, words};
+
+/// One of the two services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Backend,
+    Frontend,
+}
+
+impl Role {
+    pub(crate) const BOTH: [Role; 2] = [Role::Backend, Role::Frontend];
+
+    /// What the exercise calls it, as a service and as a folder.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Role::Backend => "api-backend",
+            Role::Frontend => "api-frontend",
+        }
+    }
+
+    pub(crate) fn port(self) -> u16 {
+        match self {
+            Role::Backend => 8001,
+            Role::Frontend => 8000,
+        }
+    }
+}
+
+/// A container, as `docker inspect` shows it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// Its service's name in the compose file.
+    pub(crate) service: String,
+    /// The image's name as the compose file has it, and its id.
+    pub(crate) image: String,
+    pub(crate) image_id: String,
+    pub(crate) variables: Vec<String>,
+    pub(crate) entrypoint: Vec<String>,
+    pub(crate) arguments: Vec<String>,
+    pub(crate) user: String,
+    pub(crate) has_health_check: bool,
+    pub(crate) capabilities_dropped: Vec<String>,
+    pub(crate) restart_policy: String,
+    pub(crate) network_mode: String,
+    /// `links` and `extra_hosts`, wherever the engine keeps them.
+    pub(crate) links: Vec<String>,
+    pub(crate) extra_hosts: Vec<String>,
+    pub(crate) endpoints: Vec<Endpoint>,
+    /// The container's ports that are published, and where.
+    pub(crate) published: Vec<(u16, u16)>,
+    pub(crate) state: State,
+}
+
+/// A container's place on a network.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Endpoint {
+    pub(crate) network: String,
+    pub(crate) address: Option<IpAddr>,
+    /// The address that the compose file asks for, if it does.
+    pub(crate) fixed_address: Option<String>,
+}
+
+/// What changes while a container lives.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct State {
+    pub(crate) status: String,
+    pub(crate) pid: u32,
+    pub(crate) exit_code: i32,
+    pub(crate) restarts: u32,
+    /// RFC 3339 without the zone, which is always `Z`: as text, earlier is less.
+    pub(crate) started_at: String,
+}
+
+/// The value behind a path of keys, such as `State/Pid`; the whole value behind an empty one.
+pub(crate) fn at<'a, 'b>(value: &'a Value<'b>, path: &str) -> Option<&'a Value<'b>> {
+    path.split_terminator('/').try_fold(value, |value, key| value.get(key))
+}
+
+/// The text behind a path; empty where there is none.
+pub(crate) fn text(value: &Value, path: &str) -> String {
+    at(value, path).and_then(Value::text).unwrap_or_default().into_owned()
+}
+
+/// The texts of a list behind a path.
+pub(crate) fn texts(value: &Value, path: &str) -> Vec<String> {
+    let items = at(value, path).map(Value::items).unwrap_or_default();
+    items.iter().filter_map(|item| Some(item.text()?.into_owned())).collect()
+}
+
+/// The members of an object behind a path.
+pub(crate) fn members<'a, 'b>(value: &'a Value<'b>, path: &str) -> Vec<(String, &'a Value<'b>)> {
+    match at(value, path) {
+        Some(Value::Object(members)) => {
+            members.iter().map(|(key, value)| (key.decode().into_owned(), value)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+#[allow(clippy::cast_possible_truncation)]
+fn whole(value: &Value, path: &str) -> i64 {
+    at(value, path).and_then(Value::number).unwrap_or_default() as i64
+}
+
+impl Container {
+    /// All that `docker inspect` shows; `None` if that is not what it writes.
+    pub(crate) fn read_all(inspected: &[u8]) -> Option<Vec<Container>> {
+        match Value::read(inspected).ok()? {
+            Value::Array(containers) => Some(containers.iter().map(Container::read).collect()),
+            _ => None,
+        }
+    }
+
+    fn read(value: &Value) -> Container {
+        let endpoints = members(value, "NetworkSettings/Networks");
+        let links = endpoints.iter().flat_map(|(_, endpoint)| texts(endpoint, "Links"));
+        let fixed = |endpoint: &Value| {
+            let addresses = ["IPAMConfig/IPv4Address", "IPAMConfig/IPv6Address"];
+            addresses.map(|path| text(endpoint, path)).into_iter().find(|it| !it.is_empty())
+        };
+        Container {
+            id: text(value, "Id"),
+            name: text(value, "Name").trim_start_matches('/').to_owned(),
+            service: text(value, "Config/Labels/com.docker.compose.service"),
+            image: text(value, "Config/Image"),
+            image_id: text(value, "Image"),
+            variables: texts(value, "Config/Env"),
+            entrypoint: texts(value, "Config/Entrypoint"),
+            arguments: texts(value, "Config/Cmd"),
+            user: text(value, "Config/User"),
+            has_health_check: at(value, "Config/Healthcheck/Test").is_some_and(|test| {
+                !texts(value, "Config/Healthcheck/Test").contains(&"NONE".to_owned())
+                    && !test.items().is_empty()
+            }),
+            capabilities_dropped: texts(value, "HostConfig/CapDrop"),
+            restart_policy: text(value, "HostConfig/RestartPolicy/Name"),
+            network_mode: text(value, "HostConfig/NetworkMode"),
+            links: links.chain(texts(value, "HostConfig/Links")).collect(),
+            extra_hosts: texts(value, "HostConfig/ExtraHosts"),
+            published: published(value),
+            state: State {
+                status: text(value, "State/Status"),
+                pid: u32::try_from(whole(value, "State/Pid")).unwrap_or_default(),
+                exit_code: i32::try_from(whole(value, "State/ExitCode")).unwrap_or_default(),
+                restarts: u32::try_from(whole(value, "RestartCount")).unwrap_or_default(),
+                started_at: text(value, "State/StartedAt").trim_end_matches('Z').to_owned(),
+            },
+            endpoints: endpoints
+                .iter()
+                .map(|(network, endpoint)| Endpoint {
+                    network: network.clone(),
+                    address: text(endpoint, "IPAddress").parse().ok(),
+                    fixed_address: fixed(endpoint),
+                })
+                .collect(),
+        }
+    }
+
+    /// A variable's value, the last one if it is there twice.
+    pub(crate) fn variable(&self, name: &str) -> Option<&str> {
+        let mut pairs = self.variables.iter().rev().filter_map(|pair| pair.split_once('='));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
+
+    /// Whether this port of the host leads to it.
+    pub(crate) fn publishes(&self, port: u16) -> bool {
+        self.published.iter().any(|(_, host)| *host == port)
+    }
+
+    /// Where it takes connections to one of its ports: where the exercise wants it, or else, if it
+    /// is not published there, on its own network, which this machine is on as well.
+    pub(crate) fn door(&self, port: u16) -> Option<SocketAddr> {
+        if self.publishes(port) {
+            return Some((Ipv4Addr::LOCALHOST, port).into());
+        }
+        let address = self.endpoints.iter().find_map(|it| it.address);
+        address.map(|address| (address, port).into())
+    }
+
+    /// Its own port behind one of the host's; the same one if that is not published.
+    pub(crate) fn inner_port(&self, port: u16) -> u16 {
+        self.published.iter().find(|(_, host)| *host == port).map_or(port, |(inner, _)| *inner)
+    }
+
+    /// Whether it runs, or the engine is about to start it again.
+    pub(crate) fn lives(&self) -> bool {
+        matches!(&*self.state.status, "running" | "restarting")
+    }
+}
+
+/// What the compose file asks for, whether the container runs or not.
+fn published(value: &Value) -> Vec<(u16, u16)> {
+    let mut ports = Vec::new();
+    for (port, bindings) in members(value, "HostConfig/PortBindings") {
+        let port = port.split('/').next().and_then(|port| port.parse().ok());
+        for binding in bindings.items() {
+            ports.extend(port.zip(text(binding, "HostPort").parse().ok()));
+        }
+    }
+    ports
+}
+
+/// Who of them is the service: by its name, else by what it does.
+pub(crate) fn find(containers: &[Container], role: Role) -> Option<&Container> {
+    let asks = |it: &&Container| it.variable("API_BACKEND_URL").is_some();
+    let listens = |it: &&Container| it.published.iter().any(|(port, _)| *port == role.port());
+    let all = || containers.iter().filter(|it| it.service != other(role).name());
+    all()
+        .find(|it| it.service == role.name())
+        .or_else(|| all().find(|it| it.publishes(role.port())))
+        .or_else(|| all().find(listens))
+        .or_else(|| all().find(|it| role == Role::Frontend && asks(it)))
+        // Of two, the one that is not the other.
+        .or_else(|| match containers {
+            [a, b] => {
+                let rest = if is_other(a, role) { b } else { a };
+                (is_other(a, role) != is_other(b, role)).then_some(rest)
+            }
+            _ => None,
+        })
+}
+
+fn other(role: Role) -> Role {
+    match role {
+        Role::Backend => Role::Frontend,
+        Role::Frontend => Role::Backend,
+    }
+}
+
+fn is_other(container: &Container, role: Role) -> bool {
+    let other = other(role);
+    container.service == other.name()
+        || container.publishes(other.port())
+        || (other == Role::Frontend && container.variable("API_BACKEND_URL").is_some())
+}
+
+/// What is wrong with the backend's host as the frontend is told it.
+pub(crate) fn reproach_host(frontend: &Container) -> Option<Words> {
+    let Some(host) = frontend.variable("API_BACKEND_URL").filter(|host| !host.is_empty()) else {
+        return Some(words("API_BACKEND_URL is not set", "API_BACKEND_URL n'est pas définie"));
+    };
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if bare.parse::<IpAddr>().is_ok() {
+        return Some(words(
+            format!("API_BACKEND_URL is an address: {host}"),
+            format!("API_BACKEND_URL est une adresse : {host}"),
+        ));
+    }
+    // Docker takes underscores in names, though RFC 1123 does not.
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (!host.chars().all(fits)).then(|| {
+        words(
+            format!("API_BACKEND_URL is not a host name alone: {host}"),
+            format!("API_BACKEND_URL n'est pas un simple nom d'hôte : {host}"),
+        )
+    })
+}
+
+/// What is wrong with the backend's port as the frontend is told it.
+pub(crate) fn reproach_port(frontend: &Container) -> Option<Words> {
+    match frontend.variable("API_BACKEND_PORT") {
+        None | Some("") => {
+            Some(words("API_BACKEND_PORT is not set", "API_BACKEND_PORT n'est pas définie"))
+        }
+        Some(port) if !matches!(port.parse::<u16>(), Ok(1..)) => Some(words(
+            format!("API_BACKEND_PORT is not a port: {port}"),
+            format!("API_BACKEND_PORT n'est pas un port : {port}"),
+        )),
+        Some(_) => None,
+    }
+}
+
+/// What is wrong with how the backend is found.
+pub(crate) fn reproach_finding(backend: &Container, frontend: &Container) -> Option<Words> {
+    for container in [frontend, backend] {
+        let service = &container.service;
+        let fixed = container.endpoints.iter().find_map(|it| it.fixed_address.as_ref());
+        if let Some(link) = container.links.first() {
+            return Some(words(
+                format!("{service} has links: {link}"),
+                format!("{service} a des links : {link}"),
+            ));
+        }
+        if let Some(entry) = container.extra_hosts.first() {
+            return Some(words(
+                format!("{service} has extra_hosts: {entry}"),
+                format!("{service} a des extra_hosts : {entry}"),
+            ));
+        }
+        if let Some(address) = fixed {
+            return Some(words(
+                format!("{service} has a fixed address: {address}"),
+                format!("{service} a une adresse fixe : {address}"),
+            ));
+        }
+    }
+    None
+}
+
+/// The networks that both are on.
+pub(crate) fn common_networks<'a>(a: &'a Container, b: &Container) -> Vec<&'a str> {
+    let on_both = |one: &&Endpoint| b.endpoints.iter().any(|other| other.network == one.network);
+    a.endpoints.iter().filter(on_both).map(|endpoint| &*endpoint.network).collect()
+}
+
+/// Whether an image's name means the tag `latest`: said, or left out.
+pub(crate) fn is_latest(image: &str) -> bool {
+    // A colon before the last slash is a registry's port; `@` begins a digest.
+    let name = image.rsplit('/').next().unwrap_or_default();
+    !name.contains('@') && name.split_once(':').is_none_or(|(_, tag)| tag == "latest")
+}
+
+/// Namespace and name, if this is an address on Docker Hub.
+pub(crate) fn on_hub(url: &str) -> Option<(&str, &str)> {
+    let url = url.trim();
+    let url = url.strip_prefix("https://").or(url.strip_prefix("http://")).unwrap_or(url);
+    let path = url.strip_prefix("www.").unwrap_or(url).strip_prefix("hub.docker.com/")?;
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let mut parts = path.split('/').filter(|part| !part.is_empty());
+    let namespace = match parts.next()? {
+        "r" => parts.next()?,
+        "repository" => {
+            parts.next()?;
+            parts.next()?
+        }
+        namespace => namespace,
+    };
+    let name = parts.next()?;
+    let fits = |part: &str| {
+        part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c))
+    };
+    (fits(namespace) && fits(name)).then_some((namespace, name))
+}
+
+/// The services of `docker-compose config`, each with what is said of its build.
+pub(crate) struct Build {
+    pub(crate) service: String,
+    /// The image's name, if it is given one.
+    pub(crate) image: String,
+    pub(crate) context: String,
+    /// Relative to the context; empty for `Dockerfile`.
+    pub(crate) dockerfile: String,
+    pub(crate) target: String,
+    pub(crate) arguments: Vec<(String, String)>,
+}
+
+impl Build {
+    pub(crate) fn read_all(config: &Value) -> Vec<Build> {
+        let services = members(config, "services").into_iter();
+        services.map(|(service, spec)| Build::read(service, spec)).collect()
+    }
+
+    fn read(service: String, spec: &Value) -> Build {
+        let arguments = members(spec, "build/args")
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.text()?.into_owned())));
+        let listed = texts(spec, "build/args").into_iter();
+        let listed = listed.filter_map(|pair| {
+            pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
+        });
+        let short = spec.get("build").and_then(Value::text);
+        Build {
+            service,
+            image: text(spec, "image"),
+            context: short
+                .map_or_else(|| text(spec, "build/context"), std::borrow::Cow::into_owned),
+            dockerfile: text(spec, "build/dockerfile"),
+            target: text(spec, "build/target"),
+            arguments: arguments.chain(listed).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rubric::Lang;
+    use super::*;
+
+    fn container(service: &str) -> Container {
+        Container { service: service.to_owned(), ..Container::default() }
+    }
+
+    fn names(containers: &[Container]) -> [Option<&str>; 2] {
+        Role::BOTH.map(|role| find(containers, role).map(|it| &*it.service))
+    }
+
+    #[test]
+    fn services_are_found_by_name_and_else_by_what_they_do() {
+        let published =
+            |service, port| Container { published: vec![(port, port)], ..container(service) };
+        let asking = |service| Container {
+            variables: vec!["API_BACKEND_URL=x".to_owned()],
+            ..container(service)
+        };
+        for (containers, expected) in [
+            (
+                vec![container("api-backend"), container("api-frontend")],
+                ["api-backend", "api-frontend"],
+            ),
+            // A name goes before a port.
+            (
+                vec![published("api-backend", 8000), published("api-frontend", 8001)],
+                ["api-backend", "api-frontend"],
+            ),
+            (vec![published("b", 8001), published("f", 8000), container("db")], ["b", "f"]),
+            (
+                vec![published("api-backend", 8001), asking("f"), container("db")],
+                ["api-backend", "f"],
+            ),
+            (vec![container("b"), asking("f")], ["b", "f"]),
+            (vec![published("f", 8000), container("b")], ["b", "f"]),
+        ] {
+            assert_eq!(names(&containers), expected.map(Some));
+        }
+        assert_eq!(names(&[]), [None, None]);
+        assert_eq!(names(&[container("a"), container("b")]), [None, None]);
+        assert_eq!(names(&[container("api-frontend")]), [None, Some("api-frontend")]);
+    }
+
+    #[test]
+    fn a_host_is_a_name_alone_and_a_port_a_number() {
+        let told = |name: &str, value: Option<&str>| Container {
+            variables: value.map(|value| format!("{name}={value}")).into_iter().collect(),
+            ..Container::default()
+        };
+        let seen = |reproach: Option<Words>| reproach.map(|it| it.text(Lang::English).to_owned());
+        for (host, reproach) in [
+            (Some("api-backend"), None),
+            (Some("back_end.local"), None),
+            (None, Some("API_BACKEND_URL is not set")),
+            (Some(""), Some("API_BACKEND_URL is not set")),
+            (Some("10.0.0.2"), Some("API_BACKEND_URL is an address: 10.0.0.2")),
+            (Some("[::1]"), Some("API_BACKEND_URL is an address: [::1]")),
+            (Some("http://b"), Some("API_BACKEND_URL is not a host name alone: http://b")),
+            (Some("b:8001"), Some("API_BACKEND_URL is not a host name alone: b:8001")),
+            (Some("b/"), Some("API_BACKEND_URL is not a host name alone: b/")),
+        ] {
+            let reproached = seen(reproach_host(&told("API_BACKEND_URL", host)));
+            assert_eq!(reproached.as_deref(), reproach, "{host:?}");
+        }
+        for (port, fits) in [
+            (Some("8001"), true),
+            (None, false),
+            (Some("0"), false),
+            (Some("65536"), false),
+            (Some("a"), false),
+        ] {
+            assert_eq!(reproach_port(&told("API_BACKEND_PORT", port)).is_none(), fits, "{port:?}");
+        }
+    }
+
+    #[test]
+    fn latest_is_said_or_left_out() {
+        for (image, latest) in [
+            ("api", true),
+            ("ns/api:latest", true),
+            ("localhost:5000/ns/api", true),
+            ("localhost:5000/ns/api:1.0", false),
+            ("ns/api:1.0", false),
+            ("ns/api@sha256:0", false),
+        ] {
+            assert_eq!(is_latest(image), latest, "{image}");
+        }
+    }
+
+    #[test]
+    fn an_address_on_docker_hub_has_a_namespace_and_a_name() {
+        for (url, found) in [
+            ("https://hub.docker.com/r/ns/name", Some(("ns", "name"))),
+            ("hub.docker.com/r/ns/name/tags", Some(("ns", "name"))),
+            ("http://hub.docker.com/repository/docker/ns/name/general", Some(("ns", "name"))),
+            ("https://hub.docker.com/ns/name/", Some(("ns", "name"))),
+            ("https://hub.docker.com/r/ns/name?tab=tags", Some(("ns", "name"))),
+            ("https://hub.docker.com/r/ns", None),
+            ("https://hub.docker.com/", None),
+            ("https://hub.docker.com.evil.example/r/ns/name", None),
+            ("https://github.com/ns/name", None),
+            ("https://hub.docker.com/r/<ns>/name", None),
+            ("", None),
+        ] {
+            assert_eq!(on_hub(url), found, "{url}");
+        }
+    }
+}
