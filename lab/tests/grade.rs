@@ -228,30 +228,19 @@ struct Deployment(PathBuf);
 impl Deployment {
     fn lay(name: &str) -> Deployment {
         let to = Path::new(SCRATCH).join(format!("{name}-{}", process::id()));
-        let own = Path::new(FIXTURES).join(name);
-        fs::create_dir_all(&to).expect("a folder");
+        let good = Path::new(FIXTURES).join("good");
+        let change = Path::new(FIXTURES).join(name).join("change.patch");
         let deployment = Deployment(to);
-        deployment.copy(&Path::new(FIXTURES).join("good"));
-        for path in fs::read_to_string(own.join("remove")).unwrap_or_default().lines() {
-            let path = deployment.0.join(path);
-            let removed =
-                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let to = &deployment.0;
+        let mut copy = Command::new("cp");
+        run(copy.args(["--recursive", "--no-target-directory"]).args([&good, to]));
+        fs::remove_file(to.join("expected")).expect("what is about the test");
+        if change.is_file() {
+            let mut patch = Command::new("patch");
+            patch.args(["--strip=1", "--quiet", "--force", "--directory"]).arg(to);
+            run(patch.arg("--input").arg(change));
         }
-        deployment.copy(&own);
         deployment
-    }
-
-    /// Copies a folder's content over it, symbolic links as such, without what is about the test.
-    fn copy(&self, from: &Path) {
-        let copied = Command::new("cp")
-            .args(["--archive", "--no-target-directory"])
-            .args([from, &self.0])
-            .status();
-        assert!(copied.expect("cp").success(), "{}", from.display());
-        for name in ["expected", "remove"] {
-            let _ = fs::remove_file(self.0.join(name));
-        }
     }
 }
 
@@ -385,6 +374,12 @@ impl Drop for Run {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().expect("a program");
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
 }
 
 /// Everything on the engine that a marking could have made.
