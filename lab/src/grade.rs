@@ -36,7 +36,7 @@ use course::{Marker, Outcome, Site};
 use engine::Engine;
 use progress::Progress;
 use report::{Format, Paint, Report};
-use rubric::{Lang, points, words};
+use rubric::{Lang, words};
 
 pub(crate) const USAGE: &str = "\
 usage: lab grade PATH [--format text|json|junit|markdown] [--output FILE]
@@ -296,8 +296,8 @@ impl Class<'_> {
                 None => print(&last.write(format, paint())),
             };
         };
-        let lines = reports.iter().map(Report::csv);
-        let table = std::iter::once(Report::csv_head(lang)).chain(lines).collect::<String>();
+        let rows = reports.iter().map(report::row);
+        let table = std::iter::once(report::head(lang)).chain(rows).collect::<String>();
         named(csv, fs::write(csv, table))?;
         let beside = csv.parent().unwrap_or(Path::new("")).to_owned();
         let folder = self.options.reports.as_ref().unwrap_or(&beside);
@@ -306,10 +306,8 @@ impl Class<'_> {
         }
         let file = folder.join(report_name(reports, format.ending()));
         named(&file, fs::write(&file, last.write(format, Paint::Nothing)))?;
-        let mark =
-            last.mark().map(|(quarters, of)| format!("{} / {}", points(quarters), points(of)));
-        let mark = mark.unwrap_or_else(|| "-".to_owned());
-        print(&format!("{mark:<10} {}\n", report::printable(&last.deployment)))
+        let score = last.score().unwrap_or_else(|| "-".to_owned());
+        print(&format!("{score:<10} {}\n", report::printable(&last.deployment)))
     }
 
     fn exit_code(&self, reports: &[Report]) -> u8 {

@@ -392,12 +392,12 @@ fn left_overs() -> BTreeSet<String> {
         found.extend(lines.lines().filter(|line| line.contains(" grade-")).map(str::to_owned));
     }
     let format = "{{.Repository}}:{{.Tag}} {{.ID}}";
-    // Every image of these deployments, and most of the layers below, has the label.
-    found.extend(
-        docker(&["images", "--all", "--filter", "label=hub_url", "--format", format])
-            .lines()
-            .map(str::to_owned),
-    );
+    for service in ["api-backend", "api-frontend"] {
+        // Every image of these deployments has the label, and so have most of the layers below.
+        let label = format!("label=hub_url=https://hub.docker.com/r/student/{service}");
+        let lines = docker(&["images", "--all", "--filter", &label, "--format", format]);
+        found.extend(lines.lines().map(str::to_owned));
+    }
     found
 }
 

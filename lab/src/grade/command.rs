@@ -169,7 +169,8 @@ impl Running {
                 name.starts_with("DOCKER_") || ["PATH", "HOME", "XDG_RUNTIME_DIR"].contains(&&*name)
             },
         ));
-        command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
+        // What docker-compose 1 has not yet written is lost when it is killed.
+        command.env("LC_ALL", "C.UTF-8").env("PYTHONUNBUFFERED", "1").stdin(Stdio::null());
         command.stdout(match streams {
             Streams::Apart => OwnedFd::from(their_output),
             Streams::Merged => OwnedFd::from(their_log.try_clone()?),
@@ -232,8 +233,10 @@ impl Lines<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::pin::pin;
     use std::thread;
+    use std::time::Instant;
 
     use common::runtime::Ending;
 
@@ -280,9 +283,12 @@ mod tests {
         let (outcome, _) = shell("sleep 1000 & echo $!; wait", Streams::Apart, patience);
         assert_eq!(outcome.end, End::Late(patience));
         let stat = format!("/proc/{}/stat", outcome.text());
+        let began = Instant::now();
         // Whoever adopts it may not have waited for it yet.
-        let state = std::fs::read_to_string(stat).unwrap_or_else(|_| ") Z".to_owned());
-        assert!(state.contains(") Z"), "{state}");
+        while fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z")) {
+            assert!(began.elapsed() < LONG, "it lives on");
+            thread::yield_now();
+        }
     }
 
     #[test]
@@ -298,7 +304,17 @@ mod tests {
         let (outcome, _) = shell("env | cut -d= -f1", Streams::Apart, LONG);
         let answer = outcome.text();
         for name in answer.lines() {
-            let own = ["PATH", "HOME", "XDG_RUNTIME_DIR", "LC_ALL", "PWD", "_", "SHLVL", "OLDPWD"];
+            let own = [
+                "PATH",
+                "HOME",
+                "XDG_RUNTIME_DIR",
+                "LC_ALL",
+                "PYTHONUNBUFFERED",
+                "PWD",
+                "_",
+                "SHLVL",
+                "OLDPWD",
+            ];
             assert!(own.contains(&name) || name.starts_with("DOCKER_"), "{name}");
         }
         assert!(answer.contains("PATH"), "{answer}");

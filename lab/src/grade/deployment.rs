@@ -141,7 +141,9 @@ impl Container {
                     && !test.items().is_empty()
             }),
             capabilities_dropped: texts(value, "HostConfig/CapDrop"),
-            restart_policy: text(value, "HostConfig/RestartPolicy/Name"),
+            restart_policy: Some(text(value, "HostConfig/RestartPolicy/Name"))
+                .filter(|policy| !policy.is_empty())
+                .unwrap_or_else(|| "no".to_owned()),
             network_mode: text(value, "HostConfig/NetworkMode"),
             links: links.chain(texts(value, "HostConfig/Links")).collect(),
             extra_hosts: texts(value, "HostConfig/ExtraHosts"),
@@ -488,5 +490,53 @@ mod tests {
         ] {
             assert_eq!(on_hub(url), found, "{url}");
         }
+    }
+
+    fn recorded(name: &str, file: &str) -> [Container; 2] {
+        let path = format!("{}/tests/grade/recorded/{name}/{file}", env!("CARGO_MANIFEST_DIR"));
+        let document = std::fs::read(&path).expect(&path);
+        let containers = Container::read_all(&document).expect("what docker inspect writes");
+        Role::BOTH.map(|role| find(&containers, role).expect("both are there").clone())
+    }
+
+    #[test]
+    fn what_the_engine_was_recorded_to_say_is_read() {
+        let [backend, frontend] = recorded("good", "containers.json");
+        assert_eq!((backend.inner_port(8001), backend.publishes(8000)), (8001, false));
+        assert_eq!(backend.door(8001), Some(([127, 0, 0, 1], 8001).into()));
+        assert_eq!((&*backend.restart_policy, backend.state.restarts), ("always", 0));
+        assert_eq!((&*backend.image, &*backend.user), ("student/api-backend", ""));
+        assert_eq!((&*frontend.arguments[0], frontend.has_health_check), ("python3", false));
+        assert!(backend.state.started_at < frontend.state.started_at, "{backend:?}");
+        assert!(backend.lives() && frontend.lives());
+        assert_eq!(common_networks(&backend, &frontend).len(), 1);
+        for reproach in [reproach_host, reproach_port] {
+            assert_eq!(reproach(&frontend), None);
+        }
+        assert_eq!(reproach_finding(&backend, &frontend), None);
+    }
+
+    #[test]
+    fn links_and_fixed_addresses_are_seen_where_the_engine_keeps_them() {
+        for (name, part) in
+            [("links", "api-frontend has links: "), ("static-addresses", "10.231.87.4")]
+        {
+            let [backend, frontend] = recorded(name, "containers.json");
+            let reproach = reproach_finding(&backend, &frontend).expect(name);
+            assert!(reproach.text(Lang::English).contains(part), "{reproach:?}");
+        }
+    }
+
+    #[test]
+    fn a_crash_shows_in_the_state() {
+        let before = recorded("good", "containers.json");
+        for (before, after) in before.iter().zip(recorded("good", "crashed.json")) {
+            assert_eq!(before.id, after.id);
+            assert!(after.state.restarts > before.state.restarts, "{after:?}");
+            assert!(after.state.started_at > before.state.started_at, "{after:?}");
+        }
+        let [_, frontend] = recorded("no-restart", "crashed.json");
+        assert_eq!((&*frontend.restart_policy, frontend.lives()), ("no", false));
+        assert_eq!(frontend.state.exit_code, 1);
     }
 }

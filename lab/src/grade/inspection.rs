@@ -181,7 +181,7 @@ impl Inspection<'_> {
         let (first, second) = (&backend.started_at, &frontend.started_at);
         let reproach = (first >= second).then(|| {
             words(
-                format!("the backend was started at {first}, the frontend at {second}"),
+                format!("the backend started at {first}, the frontend at {second}"),
                 format!("le backend a été démarré à {first}, le frontend à {second}"),
             )
         });

@@ -1,14 +1,16 @@
 //! Reports: what a marking came to, for people and for programs. Names and outputs are a
-//! stranger's: each format has its own way to take their teeth out.
+//! stranger's: each format says how it takes their teeth out.
 
-use std::fmt::Write;
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use common::json;
-use common::telemetry;
+mod json;
+mod junit;
+mod markdown;
+mod table;
+mod text;
 
 use super::course::Outcome;
-use super::rubric::{Lang, Rule, Sheet, Verdict, points};
+use super::rubric::{Lang, Verdict, points};
+
+pub(crate) use table::{head, row, summary};
 
 /// What reports are written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,21 +56,21 @@ pub(crate) struct Report {
     pub(crate) lang: Lang,
 }
 
-/// Whether a verdict is of a kind.
-type Kind = fn(&Verdict) -> bool;
+/// Whether a verdict belongs in a part of a report.
+type Part = fn(&Verdict) -> bool;
 
-/// Colours, as ANSI terminals number them.
-const RED: u8 = 31;
-const GREEN: u8 = 32;
-const YELLOW: u8 = 33;
+const LOST: Part = |it| matches!(it, Verdict::Lost { .. });
+const NOT_REACHED: Part = |it| matches!(it, Verdict::NotReached(_));
+const NOT_MARKED: Part = |it| matches!(it, Verdict::NotMarked(_));
+const EARNED: Part = |it| matches!(it, Verdict::Earned);
 
 impl Report {
     pub(crate) fn write(&self, format: Format, paint: Paint) -> String {
         match format {
-            Format::Text => self.text(paint),
-            Format::Json => self.json(),
-            Format::Junit => self.junit(),
-            Format::Markdown => self.markdown(),
+            Format::Text => text::write(self, paint),
+            Format::Json => json::write(self),
+            Format::Junit => junit::write(self),
+            Format::Markdown => markdown::write(self),
         }
     }
 
@@ -80,405 +82,62 @@ impl Report {
         }
     }
 
-    fn say(&self, english: &'static str, french: &'static str) -> &'static str {
+    /// The mark as people write it: `18.5 / 20`.
+    pub(crate) fn score(&self) -> Option<String> {
+        let (quarters, of) = self.mark()?;
+        Some(format!("{} / {}", points(quarters), points(of)))
+    }
+
+    fn say<'a>(&self, english: &'a str, french: &'a str) -> &'a str {
         match self.lang {
             Lang::English => english,
             Lang::French => french,
         }
     }
 
-    /// Why there is no mark: the kind, and a line for each reason.
-    fn reasons(&self) -> (&'static str, Vec<String>) {
+    /// What kind of outcome it is.
+    fn kind(&self) -> &'static str {
+        match self.outcome {
+            Outcome::Marked(_) => self.say("marked", "noté"),
+            Outcome::Refused(_) => self.say("refused", "refusé"),
+            Outcome::Failed(_) => self.say("not marked", "non noté"),
+        }
+    }
+
+    /// Why there is no mark, where there is none.
+    fn reasons(&self) -> Vec<String> {
         match &self.outcome {
-            Outcome::Marked(_) => (self.say("marked", "noté"), Vec::new()),
-            Outcome::Failed(words) => {
-                (self.say("not marked", "non noté"), vec![words.text(self.lang).to_owned()])
-            }
+            Outcome::Marked(_) => Vec::new(),
+            Outcome::Failed(why) => vec![why.text(self.lang).to_owned()],
             Outcome::Refused(refusals) => {
-                let reason = |it: &super::safety::Refusal| {
-                    format!("{} (--allow {})", it.what.text(self.lang), it.word)
-                };
-                (self.say("refused", "refusé"), refusals.iter().map(reason).collect())
+                let reasons = refusals.iter();
+                reasons
+                    .map(|it| format!("{} (--allow {})", it.what.text(self.lang), it.word))
+                    .collect()
             }
         }
     }
 
-    fn text(&self, paint: Paint) -> String {
-        let coloured = |colour: u8, text: &str| match paint {
-            Paint::Colours => format!("\x1b[{colour}m{text}\x1b[0m"),
-            Paint::Nothing => text.to_owned(),
-        };
-        let name = printable(&self.deployment);
-        let mut out = String::new();
-        let Outcome::Marked(sheet) = &self.outcome else {
-            let (kind, reasons) = self.reasons();
-            let _ = writeln!(out, "{name}: {}", coloured(RED, kind));
-            for reason in reasons {
-                let _ = writeln!(out, "  {}", printable(&reason));
-            }
-            return out;
-        };
-        let mark = format!("{} / {}", points(sheet.quarters()), points(sheet.quarters_max()));
-        let colour = if sheet.quarters() == sheet.quarters_max() { GREEN } else { YELLOW };
-        let _ = writeln!(out, "{name}: {}", coloured(colour, &mark));
-        for (title, colour, wanted) in self.parts() {
-            let rules: Vec<_> = sheet.verdicts().filter(|(_, verdict)| wanted(verdict)).collect();
-            if rules.is_empty() {
-                continue;
-            }
-            let _ = writeln!(out, "\n{}", coloured(colour, title));
-            for (rule, verdict) in rules {
-                let _ = writeln!(
-                    out,
-                    "  {:<4}  {:<17} {}",
-                    points(rule.quarters()),
-                    rule.id(),
-                    rule.demand(self.lang)
-                );
-                match verdict {
-                    Verdict::Earned => {}
-                    Verdict::Lost { seen, command } => {
-                        paragraph(self.say("seen", "constaté"), seen.text(self.lang), &mut out);
-                        if !command.is_empty() {
-                            paragraph(self.say("type", "tapez"), command, &mut out);
-                        }
-                    }
-                    Verdict::NotReached(why) | Verdict::NotMarked(why) => {
-                        paragraph(self.say("because", "car"), why.text(self.lang), &mut out);
-                    }
-                }
-            }
-        }
-        if !sheet.notes.is_empty() {
-            let _ = writeln!(out, "\n{}", self.say("beside the mark", "hors notation"));
-        }
-        for (what, seen) in &sheet.notes {
-            let what = printable(what.text(self.lang));
-            let _ = writeln!(out, "  {what:<34} {}", printable(seen.text(self.lang)));
-        }
-        out
-    }
-
-    /// The parts of a report for people: title, colour, and which verdicts belong there.
-    fn parts(&self) -> [(&'static str, u8, Kind); 4] {
+    /// The parts of a report for people, in their order.
+    fn parts(&self) -> [(&'static str, Part); 4] {
         [
-            (self.say("lost", "perdu"), RED, |it| matches!(it, Verdict::Lost { .. })),
-            (self.say("not reached", "non atteint"), RED, |it| {
-                matches!(it, Verdict::NotReached(_))
-            }),
-            (self.say("not marked", "non noté"), YELLOW, |it| matches!(it, Verdict::NotMarked(_))),
-            (self.say("earned", "acquis"), GREEN, |it| matches!(it, Verdict::Earned)),
+            (self.say("lost", "perdu"), LOST),
+            (self.say("not reached", "non atteint"), NOT_REACHED),
+            (self.say("not marked", "non noté"), NOT_MARKED),
+            (self.say("earned", "acquis"), EARNED),
         ]
     }
-
-    fn json(&self) -> String {
-        let mut out = Vec::new();
-        let text = |text: &str, out: &mut Vec<u8>| json::write_text(text, out);
-        let member = |key: &str, value: &str, out: &mut Vec<u8>| {
-            out.extend_from_slice(b", ");
-            json::write_text(key, out);
-            out.extend_from_slice(b": ");
-            json::write_text(value, out);
-        };
-        out.extend_from_slice(b"{\"deployment\": ");
-        text(&self.deployment, &mut out);
-        let (outcome, reasons) = match &self.outcome {
-            Outcome::Marked(_) => ("marked", Vec::new()),
-            Outcome::Refused(_) => ("refused", self.reasons().1),
-            Outcome::Failed(_) => ("failed", self.reasons().1),
-        };
-        member("outcome", outcome, &mut out);
-        if let Outcome::Marked(sheet) = &self.outcome {
-            let (mark, out_of) = (points(sheet.quarters()), points(sheet.quarters_max()));
-            out.extend_from_slice(
-                format!(", \"mark\": {mark}, \"out_of\": {out_of}, \"rules\": [").as_bytes(),
-            );
-            for (before, (rule, verdict)) in sheet.verdicts().enumerate() {
-                out.extend_from_slice(if before == 0 { b"{\"id\": " } else { b", {\"id\": " });
-                text(rule.id(), &mut out);
-                out.extend_from_slice(
-                    format!(", \"points\": {}", points(rule.quarters())).as_bytes(),
-                );
-                member("expected", rule.demand(self.lang), &mut out);
-                member("verdict", word(verdict), &mut out);
-                match verdict {
-                    Verdict::Earned => {}
-                    Verdict::Lost { seen, command } => {
-                        member("seen", seen.text(self.lang), &mut out);
-                        member("command", command, &mut out);
-                    }
-                    Verdict::NotReached(why) | Verdict::NotMarked(why) => {
-                        member("because", why.text(self.lang), &mut out);
-                    }
-                }
-                out.push(b'}');
-            }
-            out.extend_from_slice(b"], \"notes\": [");
-            for (before, (what, seen)) in sheet.notes.iter().enumerate() {
-                out.extend_from_slice(if before == 0 { b"{\"what\": " } else { b", {\"what\": " });
-                text(what.text(self.lang), &mut out);
-                member("seen", seen.text(self.lang), &mut out);
-                out.push(b'}');
-            }
-            out.push(b']');
-        }
-        if !reasons.is_empty() {
-            out.extend_from_slice(b", \"reasons\": [");
-            for (before, reason) in reasons.iter().enumerate() {
-                out.extend_from_slice(if before == 0 { b"" } else { b", " });
-                text(reason, &mut out);
-            }
-            out.push(b']');
-        }
-        out.extend_from_slice(b"}\n");
-        String::from_utf8_lossy(&out).into_owned()
-    }
-
-    fn junit(&self) -> String {
-        let name = xml(&self.deployment);
-        let mut cases = String::new();
-        let (mut failures, mut skipped, mut errors, mut tests) = (0, 0, 0, 0);
-        let mut case = |id: &str, body: &str| {
-            tests += 1;
-            let _ = writeln!(
-                cases,
-                "    <testcase classname=\"{name}\" name=\"{id}\" time=\"0\">{body}</testcase>"
-            );
-        };
-        let mut notes = String::new();
-        match &self.outcome {
-            Outcome::Marked(sheet) => {
-                for (rule, verdict) in sheet.verdicts() {
-                    let demand = xml(rule.demand(self.lang));
-                    let body = match verdict {
-                        Verdict::Earned => String::new(),
-                        Verdict::Lost { seen, command } => {
-                            failures += 1;
-                            let (seen, command) = (xml(seen.text(self.lang)), xml(command));
-                            format!(
-                                "<failure type=\"lost\" message=\"{demand}\">{seen}\n{command}</failure>"
-                            )
-                        }
-                        Verdict::NotReached(why) => {
-                            errors += 1;
-                            let why = xml(why.text(self.lang));
-                            format!(
-                                "<error type=\"not reached\" message=\"{demand}\">{why}</error>"
-                            )
-                        }
-                        Verdict::NotMarked(_) => {
-                            skipped += 1;
-                            "<skipped/>".to_owned()
-                        }
-                    };
-                    case(rule.id(), &body);
-                }
-                for (what, seen) in &sheet.notes {
-                    let _ = writeln!(notes, "{}: {}", what.text(self.lang), seen.text(self.lang));
-                }
-            }
-            Outcome::Refused(_) | Outcome::Failed(_) => {
-                errors += 1;
-                let (kind, reasons) = self.reasons();
-                let reasons = xml(&reasons.join("\n"));
-                case(
-                    "outcome",
-                    &format!("<error type=\"{kind}\" message=\"{kind}\">{reasons}</error>"),
-                );
-            }
-        }
-        let mark = self.mark().map(|(quarters, of)| {
-            let (mark, of) = (points(quarters), points(of));
-            format!("<property name=\"mark\" value=\"{mark}\"/><property name=\"out_of\" value=\"{of}\"/>")
-        });
-        let (mark, notes) = (mark.unwrap_or_default(), xml(&notes));
-        let timestamp = timestamp();
-        format!(
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-             <testsuites>\n  \
-             <testsuite id=\"0\" package=\"grade\" name=\"{name}\" timestamp=\"{timestamp}\" \
-             hostname=\"localhost\" tests=\"{tests}\" failures=\"{failures}\" errors=\"{errors}\" \
-             skipped=\"{skipped}\" time=\"0\">\n    \
-             <properties>{mark}</properties>\n{cases}    \
-             <system-out>{notes}</system-out>\n    \
-             <system-err></system-err>\n  \
-             </testsuite>\n</testsuites>\n"
-        )
-    }
-
-    fn markdown(&self) -> String {
-        let mut out = format!("# {}\n\n", markdown(&self.deployment));
-        let Outcome::Marked(sheet) = &self.outcome else {
-            let (kind, reasons) = self.reasons();
-            let _ = writeln!(out, "**{kind}**\n");
-            for reason in reasons {
-                let _ = writeln!(out, "- {}", markdown(&reason));
-            }
-            return out;
-        };
-        let _ =
-            writeln!(out, "**{} / {}**", points(sheet.quarters()), points(sheet.quarters_max()));
-        for (title, _, wanted) in self.parts() {
-            let rules: Vec<_> = sheet.verdicts().filter(|(_, verdict)| wanted(verdict)).collect();
-            if rules.is_empty() {
-                continue;
-            }
-            let (points_title, expected) =
-                (self.say("points", "points"), self.say("expected", "attendu"));
-            let (rule_title, seen_title) =
-                (self.say("rule", "règle"), self.say("seen", "constaté"));
-            let _ = writeln!(
-                out,
-                "\n## {title}\n\n| {rule_title} | {points_title} | {expected} | {seen_title} |\n|---|--:|---|---|"
-            );
-            for (rule, verdict) in rules {
-                let seen = match verdict {
-                    Verdict::Earned => String::new(),
-                    Verdict::Lost { seen, command } if command.is_empty() => {
-                        markdown(seen.text(self.lang))
-                    }
-                    Verdict::Lost { seen, command } => {
-                        format!(
-                            "{}<br>{}: {}",
-                            markdown(seen.text(self.lang)),
-                            self.say("type", "tapez"),
-                            markdown(command)
-                        )
-                    }
-                    Verdict::NotReached(why) | Verdict::NotMarked(why) => {
-                        markdown(why.text(self.lang))
-                    }
-                };
-                let _ = writeln!(
-                    out,
-                    "| {} | {} | {} | {seen} |",
-                    rule.id(),
-                    points(rule.quarters()),
-                    markdown(rule.demand(self.lang))
-                );
-            }
-        }
-        if !sheet.notes.is_empty() {
-            let _ = writeln!(
-                out,
-                "\n## {}\n\n| | |\n|---|---|",
-                self.say("beside the mark", "hors notation")
-            );
-        }
-        for (what, seen) in &sheet.notes {
-            let _ = writeln!(
-                out,
-                "| {} | {} |",
-                markdown(what.text(self.lang)),
-                markdown(seen.text(self.lang))
-            );
-        }
-        out
-    }
-
-    /// The line of a class's table.
-    pub(crate) fn csv(&self) -> String {
-        let (outcome, reasons) = self.reasons();
-        let (mark, out_of) = self
-            .mark()
-            .map_or_else(Default::default, |(quarters, of)| (points(quarters), points(of)));
-        let ids = |wanted: Kind| match &self.outcome {
-            Outcome::Marked(sheet) => ids(sheet, wanted),
-            _ => String::new(),
-        };
-        let lost = ids(|it| matches!(it, Verdict::Lost { .. }));
-        let not_reached = ids(|it| matches!(it, Verdict::NotReached(_)));
-        let cells =
-            [&self.deployment, &mark, &out_of, outcome, &lost, &not_reached, &reasons.join("; ")];
-        csv_line(&cells.map(str::to_owned))
-    }
-
-    /// The names of that table's columns.
-    pub(crate) fn csv_head(lang: Lang) -> String {
-        let cells = match lang {
-            Lang::English => {
-                ["deployment", "mark", "out of", "outcome", "lost", "not reached", "reasons"]
-            }
-            Lang::French => {
-                ["déploiement", "note", "sur", "issue", "perdu", "non atteint", "raisons"]
-            }
-        };
-        csv_line(&cells.map(str::to_owned))
-    }
 }
 
-fn paragraph(title: &str, text: &str, out: &mut String) {
-    let mut title = format!("{title}:");
-    for line in text.lines() {
-        let _ = writeln!(out, "        {title:<10} {}", printable(line));
-        title.clear();
-    }
-}
-
-/// Of a class: how many were marked, the mean and the median, and what most of them lost.
-pub(crate) fn summary(reports: &[Report], lang: Lang) -> String {
-    let mut marks: Vec<u32> = reports.iter().filter_map(|it| Some(it.mark()?.0)).collect();
-    marks.sort_unstable();
-    let mut out = String::new();
-    let (all, marked) = (reports.len(), marks.len());
-    let _ = match lang {
-        Lang::English => writeln!(out, "{marked} of {all} marked"),
-        Lang::French => writeln!(out, "{marked} notés sur {all}"),
-    };
-    if let (Some(low), Some(high), Some(median)) =
-        (marks.first(), marks.last(), marks.get(marked / 2))
-    {
-        let mean = f64::from(marks.iter().sum::<u32>())
-            / 4.0
-            / f64::from(u32::try_from(marked).unwrap_or(1));
-        let (low, high, median) = (points(*low), points(*high), points(*median));
-        let _ = match lang {
-            Lang::English => writeln!(out, "mean {mean:.2}, median {median}, from {low} to {high}"),
-            Lang::French => writeln!(out, "moyenne {mean:.2}, médiane {median}, de {low} à {high}"),
-        };
-    }
-    let losers = |rule: Rule| {
-        let lost = |it: &&Report| match &it.outcome {
-            Outcome::Marked(sheet) => matches!(sheet.verdict(rule), Some(Verdict::Lost { .. })),
-            _ => false,
-        };
-        reports.iter().filter(lost).count()
-    };
-    let mut lost: Vec<(usize, Rule)> =
-        Rule::ALL.iter().map(|rule| (losers(*rule), *rule)).collect();
-    lost.retain(|(count, _)| *count > 0);
-    lost.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
-    for (count, rule) in lost {
-        let _ = writeln!(out, "{count:>4}  {:<17} {}", rule.id(), rule.demand(lang));
-    }
-    out
-}
-
-fn ids(sheet: &Sheet, wanted: Kind) -> String {
-    let ids = sheet.verdicts().filter(|(_, verdict)| wanted(verdict)).map(|(rule, _)| rule.id());
-    ids.collect::<Vec<_>>().join(" ")
-}
-
-/// One word for a verdict, the same in every language.
-fn word(verdict: &Verdict) -> &'static str {
-    match verdict {
-        Verdict::Earned => "earned",
-        Verdict::Lost { .. } => "lost",
-        Verdict::NotReached(_) => "not reached",
-        Verdict::NotMarked(_) => "not marked",
-    }
-}
-
-/// Text of one line that does nothing to a terminal: controls and marks that turn the direction of
-/// writing are shown as what they are.
-pub(crate) fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for char in text.chars() {
+/// One line that does nothing to a terminal: controls, and the marks that turn the direction of
+/// writing, are shown as what they are.
+pub(crate) fn printable(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    for char in line.chars() {
         match char {
             '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
                 out.extend(char.escape_unicode());
             }
-            '\n' => out.push_str(" / "),
             _ if char.is_control() => out.extend(char.escape_default()),
             _ => out.push(char),
         }
@@ -486,59 +145,170 @@ pub(crate) fn printable(text: &str) -> String {
     out
 }
 
-/// Text between XML's marks. XML 1.0 has no way to write most controls.
-fn xml(text: &str) -> String {
-    let lines: Vec<String> = text.lines().map(printable).collect();
-    let mut out = String::with_capacity(text.len());
-    for char in lines.join("\n").chars() {
-        match char {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\n' => out.push_str("&#10;"),
-            '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
-            _ => out.push(char),
-        }
-    }
-    out
+/// Text of several lines, each of them printable.
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(printable).collect()
 }
 
-/// Text in a table of Markdown: nothing of it is a mark.
-fn markdown(text: &str) -> String {
-    let lines: Vec<String> = text.lines().map(printable).collect();
-    let mut out = String::with_capacity(text.len());
-    for char in lines.join("\n").chars() {
-        match char {
-            '\n' => out.push_str("<br>"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '&' => out.push_str("&amp;"),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '!' | '~' => {
-                out.push('\\');
-                out.push(char);
+#[cfg(test)]
+mod tests {
+    use common::json::Value;
+
+    use super::super::rubric::{Rule, Sheet, Words, words};
+    use super::super::safety::Refusal;
+    use super::*;
+
+    const HOSTILE: &str = "</testcase>]]>&\"'|`*_[x](y)\x1b[2J\u{202e}\0=1+1\nnext line";
+
+    /// A deployment that is called, answers and fails with all that does harm somewhere.
+    fn hostile(outcome: Outcome) -> Report {
+        Report { deployment: format!("=1+1{HOSTILE}"), outcome, lang: Lang::English }
+    }
+
+    fn sheet() -> Sheet {
+        let mut sheet = Sheet::default();
+        sheet.judge(Rule::TreeLicense, None, "ls");
+        sheet.judge(Rule::AnswerFrontend, Some(Words::quoted(HOSTILE)), HOSTILE);
+        sheet.set(Rule::UpOrder, Verdict::NotMarked(Words::quoted(HOSTILE)));
+        sheet.close(&Words::quoted(HOSTILE));
+        sheet.notes.push((Words::quoted(HOSTILE), Words::quoted(HOSTILE)));
+        sheet
+    }
+
+    fn all() -> [Report; 3] {
+        let refusal = Refusal { word: "mounts", what: Words::quoted(HOSTILE) };
+        [
+            hostile(Outcome::Marked(sheet())),
+            hostile(Outcome::Refused(vec![refusal])),
+            hostile(Outcome::Failed(Words::quoted(HOSTILE))),
+        ]
+    }
+
+    #[test]
+    fn no_report_passes_controls_on() {
+        for report in all() {
+            for (name, format) in Format::ALL {
+                let written = report.write(format, Paint::Nothing);
+                let odd = written
+                    .chars()
+                    .find(|it| *it != '\n' && (it.is_control() || *it == '\u{202e}'));
+                assert_eq!(odd, None, "{name}: {written}");
             }
-            _ => out.push(char),
         }
     }
-    out
-}
 
-/// One line of CSV (RFC 4180). Programs that open it take some cells for formulas, unless these
-/// begin with an apostrophe.
-fn csv_line(cells: &[String]) -> String {
-    let cell = |text: &String| {
-        let text = printable(text);
-        let guard = if text.starts_with(['=', '+', '-', '@']) { "'" } else { "" };
-        format!("\"{guard}{}\"", text.replace('"', "\"\""))
-    };
-    cells.iter().map(cell).collect::<Vec<_>>().join(",") + "\r\n"
-}
+    #[test]
+    fn text_says_expected_seen_and_what_to_type() {
+        let [report, ..] = all();
+        let written = report.write(Format::Text, Paint::Nothing);
+        let shown = "</testcase>]]>&\"'|`*_[x](y)\\u{1b}[2J\\u{202e}\\u{0}=1+1";
+        for part in [
+            &format!("=1+1{shown}\\nnext line: 0.5 / 19.5\n"),
+            "lost\n  1.5   answer.frontend   port 8000 answers GET / with 200",
+            &format!("        seen:      {shown}\n                   next line\n"),
+            &format!("        type:      {shown}\n"),
+            &format!("        because:   {shown}\n"),
+            "earned\n  0.5   tree.license      a file LICENSE\n",
+        ] {
+            assert!(written.contains(part), "{part}\nin\n{written}");
+        }
+        let coloured = report.write(Format::Text, Paint::Colours);
+        assert!(coloured.contains("\x1b[33m0.5 / 19.5\x1b[0m"), "{coloured}");
+    }
 
-/// Now, as `JUnit`'s schema wants it: no fraction, no zone.
-fn timestamp() -> String {
-    let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let mut out = Vec::new();
-    telemetry::rfc3339(u64::try_from(millis).unwrap_or_default(), &mut out);
-    String::from_utf8_lossy(out.get(..19).unwrap_or_default()).into_owned()
+    #[test]
+    fn json_is_json_and_keeps_every_character() {
+        for report in all() {
+            let written = report.write(Format::Json, Paint::Nothing);
+            let read = Value::read(written.as_bytes()).expect("JSON");
+            let deployment = read.get("deployment").and_then(Value::text);
+            assert_eq!(deployment.as_deref(), Some(&*report.deployment));
+            let Outcome::Marked(_) = report.outcome else {
+                let reasons = read.get("reasons").expect("reasons").items();
+                assert!(reasons[0].text().expect("a reason").starts_with(HOSTILE));
+                continue;
+            };
+            let rules = read.get("rules").expect("rules").items();
+            assert_eq!(rules.len(), Rule::ALL.len());
+            let text =
+                |rule: &Value, key: &str| rule.get(key).and_then(Value::text).map(String::from);
+            let lost = rules.iter().find(|rule| text(rule, "verdict").as_deref() == Some("lost"));
+            let lost = lost.expect("a lost one");
+            assert_eq!(text(lost, "id").as_deref(), Some("answer.frontend"));
+            assert_eq!(text(lost, "seen").as_deref(), Some(HOSTILE));
+            assert_eq!(read.get("mark").and_then(Value::number), Some(0.5));
+            assert_eq!(read.get("out_of").and_then(Value::number), Some(19.5));
+        }
+    }
+
+    #[test]
+    fn junit_has_no_marks_but_its_own() {
+        let [marked, refused, _] = all();
+        let written = marked.write(Format::Junit, Paint::Nothing);
+        assert_eq!(written.matches("<testcase ").count(), Rule::ALL.len());
+        assert_eq!(written.matches("</testcase>").count(), Rule::ALL.len());
+        assert!(
+            written.contains(" tests=\"21\" failures=\"1\" errors=\"18\" skipped=\"1\" "),
+            "{written}"
+        );
+        assert!(!written.contains("]]>"), "{written}");
+        let written = refused.write(Format::Junit, Paint::Nothing);
+        assert!(
+            written.contains("<error type=\"refused\" message=\"refused\">&lt;/testcase&gt;"),
+            "{written}"
+        );
+    }
+
+    #[test]
+    fn markdown_has_no_cells_but_its_own() {
+        let [report, ..] = all();
+        let written = report.write(Format::Markdown, Paint::Nothing);
+        for line in written.lines().filter(|line| line.starts_with("| ")) {
+            let bars = line.matches('|').count() - line.matches("\\|").count();
+            assert!(bars == 5 || bars == 3, "{line}");
+            assert!(
+                !line.contains("</") && !line.contains("](y)") || line.contains("\\](y)"),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_row_is_one_line_of_seven_cells_and_no_formula() {
+        for report in all() {
+            let row = row(&report);
+            let inner = row.strip_prefix('"').and_then(|row| row.strip_suffix("\"\r\n"));
+            // Doubled quotes stand for one, and cells are never empty of quotes.
+            let inner = inner.expect("quotes around").replace("\",\"", "\n").replace("\"\"", "'");
+            let cells: Vec<&str> = inner.split('\n').collect();
+            assert_eq!(cells.len(), 7, "{row}");
+            assert!(cells[0].starts_with("'=1+1</testcase>]]>&''|"), "{row}");
+            assert!(!inner.contains('"') && !inner.contains('\r'), "{row}");
+        }
+    }
+
+    #[test]
+    fn a_class_is_summed_up() {
+        let class = all();
+        let summary = summary(&class, Lang::English);
+        assert!(
+            summary.starts_with("1 of 3 marked\nmean 0.50, median 0.5, from 0.5 to 0.5\n"),
+            "{summary}"
+        );
+        assert!(summary.contains("   1  answer.frontend "), "{summary}");
+    }
+
+    #[test]
+    fn every_word_of_ours_is_in_both_languages() {
+        let both = words("a", "b");
+        assert_eq!((both.text(Lang::English), both.text(Lang::French)), ("a", "b"));
+        for rule in Rule::ALL {
+            assert_ne!(rule.demand(Lang::English), rule.demand(Lang::French));
+        }
+        let report = Report { lang: Lang::French, ..hostile(Outcome::Marked(sheet())) };
+        let written = report.write(Format::Text, Paint::Nothing);
+        for word in ["perdu", "acquis", "constaté", "tapez", "car", "hors notation"] {
+            assert!(written.contains(word), "{written}");
+        }
+    }
 }

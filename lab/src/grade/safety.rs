@@ -472,3 +472,216 @@ pub(crate) fn read(path: &Path) -> String {
         _ => String::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::super::rubric::Lang;
+    use super::*;
+
+    const RECORDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/grade/recorded");
+    const GOOD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/grade/good");
+
+    /// A word of `--allow`, and a part of the reason.
+    type Reason = (&'static str, &'static str);
+
+    fn assert_refused(found: &[Refusal], expected: &[Reason], case: &str) {
+        let found: Vec<_> = found.iter().map(|it| (it.word, it.what.text(Lang::English))).collect();
+        assert_eq!(found.len(), expected.len(), "{case}: {found:?}");
+        for ((word, what), (expected, part)) in found.iter().zip(expected) {
+            assert!(word == expected && what.contains(part), "{case}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn what_compose_was_recorded_to_say_is_judged() {
+        let root = Path::new(GOOD).canonicalize().expect("the good one");
+        let cases: &[(&str, &[Reason])] = &[
+            ("good", &[]),
+            ("links", &[]),
+            ("static-addresses", &[]),
+            ("privileged", &[(PRIVILEGES, "api-backend: privileged true")]),
+            ("cap-add", &[(PRIVILEGES, "api-backend: cap_add [\"SYS_ADMIN\"]")]),
+            ("devices", &[(DEVICES, "api-backend: devices [\"/dev/")]),
+            ("pid-host", &[(NAMESPACES, "api-backend: pid: host")]),
+            ("host-network", &[(NAMESPACES, "api-backend: network_mode: host")]),
+            ("host-mount", &[(MOUNTS, "api-backend: volumes /")]),
+            ("docker-socket", &[(MOUNTS, ": volumes /var/run/docker.sock")]),
+        ];
+        for (name, expected) in cases {
+            let path = format!("{RECORDED}/{name}/config.json");
+            let recorded = fs::read_to_string(&path).expect(&path);
+            let here = root.to_str().expect("UTF-8");
+            let config = recorded.replace("/home/student/deployment", here);
+            let config = Value::read(config.as_bytes()).expect("JSON");
+            assert_refused(&check(&config, &root), expected, name);
+        }
+    }
+
+    #[test]
+    fn every_way_out_of_a_container_is_refused() {
+        let root = Path::new(GOOD).canonicalize().expect("the good one");
+        let cases: &[(&str, &[Reason])] = &[
+            // What both versions of Compose write where nothing is asked for.
+            (
+                r#""privileged": false, "cap_add": [], "command": null, "sysctls": {}, "ipc": """#,
+                &[],
+            ),
+            (
+                r#""security_opt": ["no-new-privileges:true"], "cap_drop": ["ALL"], "init": true"#,
+                &[],
+            ),
+            (r#""volumes": ["data:/data:rw", "/anonymous"], "tmpfs": ["/tmp"]"#, &[]),
+            (r#""volumes": [{"type": "volume", "source": "data", "target": "/data"}]"#, &[]),
+            (r#""network_mode": "service:api-frontend", "x-anything": 1"#, &[]),
+            (r#""security_opt": ["seccomp:unconfined"]"#, &[(PRIVILEGES, "seccomp:unconfined")]),
+            (
+                r#""sysctls": {"a": 1}, "runtime": "other""#,
+                &[(PRIVILEGES, "sysctls"), (PRIVILEGES, "runtime")],
+            ),
+            (r#""oom_score_adj": -1000"#, &[(PRIVILEGES, "oom_score_adj")]),
+            (r#""gpus": "all""#, &[(DEVICES, "gpus")]),
+            (r#""device_cgroup_rules": ["a *:* rwm"]"#, &[(DEVICES, "a *:* rwm")]),
+            (
+                r#""ipc": "host", "uts": "host""#,
+                &[(NAMESPACES, "ipc: host"), (NAMESPACES, "uts: host")],
+            ),
+            (
+                r#""userns_mode": "host", "cgroup": "host""#,
+                &[(NAMESPACES, "userns_mode"), (NAMESPACES, "cgroup")],
+            ),
+            (r#""network_mode": "container:other""#, &[(NAMESPACES, "container:other")]),
+            (r#""external_links": ["db"]"#, &[(NAMESPACES, "external_links")]),
+            (
+                r#""volumes": [{"type": "bind", "source": "/etc", "target": "/x"}]"#,
+                &[(MOUNTS, "/etc (bind)")],
+            ),
+            (r#""volumes": ["./data:/data", "~/x:/x"]"#, &[(MOUNTS, "./data"), (MOUNTS, "~/x")]),
+            (r#""volumes_from": ["container:other:rw"]"#, &[(MOUNTS, "container:other")]),
+            (r#""build": {"context": "https://example.org/x.git"}"#, &[(REMOTE, "example.org")]),
+            (r#""build": "git@example.org:x""#, &[(REMOTE, "example.org")]),
+            (
+                r#""build": "..""#,
+                &[(PATHS, "build context"), (PATHS, "Dockerfile"), (PATHS, ".dockerignore")],
+            ),
+            (
+                r#""build": {"context": ".", "dockerfile": "/etc/passwd"}"#,
+                &[(PATHS, "/etc/passwd")],
+            ),
+            (
+                r#""build": {"context": "nowhere/../../..", "dockerfile": "x"}"#,
+                &[(PATHS, ""), (PATHS, ""), (PATHS, "")],
+            ),
+            (r#""build": {"context": ".", "network": "host"}"#, &[(BUILD, "network host")]),
+            (
+                r#""build": {"context": ".", "entitlements": ["security.insecure"]}"#,
+                &[(BUILD, "insecure")],
+            ),
+            (
+                r#""build": {"context": ".", "cache_to": ["type=local,dest=/"]}"#,
+                &[(BUILD, "cache_to")],
+            ),
+            (
+                r#""build": {"context": ".", "additional_contexts": {"a": "/etc"}}"#,
+                &[(PATHS, "/etc")],
+            ),
+            (r#""use_api_socket": true"#, &[(UNKNOWN, "use_api_socket")]),
+        ];
+        for (keys, expected) in cases {
+            let config = format!("{{\"services\": {{\"s\": {{{keys}}}}}}}");
+            let config = Value::read(config.as_bytes()).expect(keys);
+            assert_refused(&check(&config, &root), expected, keys);
+        }
+        let cases: &[(&str, &[Reason])] = &[
+            (r#""volumes": {"v": null}, "networks": {"n": {"driver": "bridge"}}"#, &[]),
+            (
+                r#""volumes": {"v": {"driver_opts": {"type": "none", "o": "bind", "device": "/"}}}"#,
+                &[(MOUNTS, "device /")],
+            ),
+            (r#""volumes": {"v": {"external": true}}"#, &[(EXTERNAL, "volume v")]),
+            (r#""networks": {"n": {"external": {"name": "x"}}}"#, &[(EXTERNAL, "network n")]),
+            (r#""networks": {"n": {"driver": "macvlan"}}"#, &[(NAMESPACES, "macvlan")]),
+            (r#""secrets": {"s": {"file": "/etc/shadow"}}"#, &[(PATHS, "/etc/shadow")]),
+            (r#""configs": {"c": {"file": "../c"}}"#, &[(PATHS, "../c")]),
+        ];
+        for (keys, expected) in cases {
+            let config = format!("{{{keys}}}");
+            let config = Value::read(config.as_bytes()).expect(keys);
+            assert_refused(&check(&config, &root), expected, keys);
+        }
+    }
+
+    /// A checkout with a compose file. Dropping it removes it.
+    struct Checkout(PathBuf);
+
+    impl Checkout {
+        fn new(name: &str, compose: &str) -> Checkout {
+            let folder = std::env::temp_dir().join(format!("safety-{name}-{}", std::process::id()));
+            fs::create_dir_all(folder.join("api-backend")).expect("a folder");
+            let checkout = Checkout(folder.canonicalize().expect("a path"));
+            fs::write(checkout.0.join("docker-compose.yaml"), compose).expect("a file");
+            checkout
+        }
+
+        fn check(&self) -> Vec<Refusal> {
+            check_files(&self.0, &[self.0.join("docker-compose.yaml")])
+        }
+    }
+
+    impl Drop for Checkout {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn files_that_compose_would_read_are_found_in_any_spelling() {
+        let cases: &[(&str, &[Reason])] = &[
+            ("services:\n  s:\n    env_file: s.env\n    command: [/s]\n", &[]),
+            ("services:\n  s:\n    env_file:\n      - s.env # /etc\n    command: [/s]\n", &[]),
+            ("# env_file: /etc/passwd\nservices: {}\n", &[]),
+            ("services:\n  s:\n    extends: {file: api-backend/x.yaml, service: s}\n", &[]),
+            ("services:\n  s:\n    env_file: /etc/passwd\n", &[(PATHS, "/etc/passwd")]),
+            ("services:\n  s:\n    \"env_file\": ['../s']\n", &[(PATHS, "../s")]),
+            ("services:\n  s:\n    env_file:\n    - a\n    - ~/b\n", &[(PATHS, "~/b")]),
+            ("services:\n  s:\n    ? env_file\n    : /etc/passwd\n", &[(PATHS, "/etc/passwd")]),
+            ("{services: {s: {env_file:\n[a,\n/etc/passwd]}}}\n", &[(PATHS, "/etc/passwd")]),
+            ("x: &e [/etc/passwd]\nservices:\n  s:\n    env_file: *e\n", &[(PATHS, "*e")]),
+            ("services:\n  s:\n    env_file: ${HOME}/x\n", &[(PATHS, ": $")]),
+            ("services:\n  s:\n    \"env\\x5ffile\": /etc/passwd\n", &[(PATHS, "env\\x5ffile")]),
+            (
+                "services:\n  s:\n    extends:\n      file: ../x.yaml\n      service: s\n",
+                &[(PATHS, "../x.yaml")],
+            ),
+            ("include:\n  - https://example.org/x.git\n", &[(REMOTE, "example.org")]),
+            ("include:\n  - path: more\n", &[(PATHS, "more: /etc/passwd")]),
+        ];
+        for (number, (compose, expected)) in cases.iter().enumerate() {
+            let checkout = Checkout::new(&format!("files-{number}"), compose);
+            let more = "services:\n  s:\n    env_file: /etc/passwd\n";
+            fs::write(checkout.0.join("more"), more).expect("a file");
+            let found = checkout.check();
+            let found: Vec<Refusal> = found.into_iter().take(expected.len().max(1)).collect();
+            assert_refused(&found, expected, compose);
+        }
+    }
+
+    #[test]
+    fn links_that_lead_out_are_refused_and_others_are_not() {
+        let checkout = Checkout::new("links", "services: {}\n");
+        let at = |name: &str| checkout.0.join(name);
+        symlink("docker-compose.yaml", at("LICENSE")).expect("a link");
+        symlink("nowhere", at("README.md")).expect("a link");
+        symlink("/etc/hostname", at("api-backend/Dockerfile")).expect("a link");
+        symlink("/", at("api-frontend")).expect("a link");
+        fs::write(at(".env"), "A=b\nexport DOCKER_HOST=tcp://elsewhere\nDOCKER_BUILDKIT=1\n")
+            .expect("a file");
+        let found = checkout.check();
+        let said = |part: &str| found.iter().any(|it| it.what.text(Lang::English).contains(part));
+        assert!(said("api-backend/Dockerfile: /etc/hostname is outside"), "{found:?}");
+        assert!(said("api-frontend: / is outside"), "{found:?}");
+        assert!(said(".env: DOCKER_HOST"), "{found:?}");
+        assert!(!said("LICENSE") && !said("BUILDKIT"), "{found:?}");
+    }
+}

@@ -131,10 +131,7 @@ impl Inspection<'_> {
             reproach = reproach.or(self.wrong_end(service, since).await);
             let restarted =
                 |state: &State| state.restarts > before.restarts && state.status == "running";
-            let policy = match &*service.container.restart_policy {
-                "" => "no",
-                policy => policy,
-            };
+            let policy = &service.container.restart_policy;
             if policy == "no" || !self.until_state(service, began + BACK, restarted).await {
                 let left = words(
                     format!("the engine does not restart it: its restart policy is {policy}"),

@@ -1,0 +1,73 @@
+//! The report for a terminal. What could move its cursor is printed as escapes.
+
+use std::fmt::Write;
+
+use super::{Paint, Report, lines, printable};
+use crate::grade::course::Outcome;
+use crate::grade::rubric::{Verdict, points};
+
+/// Colours, as ANSI terminals number them.
+const RED: u8 = 31;
+const GREEN: u8 = 32;
+const YELLOW: u8 = 33;
+
+pub(super) fn write(report: &Report, paint: Paint) -> String {
+    let coloured = |colour: u8, text: &str| match paint {
+        Paint::Colours => format!("\x1b[{colour}m{text}\x1b[0m"),
+        Paint::Nothing => text.to_owned(),
+    };
+    let name = printable(&report.deployment);
+    let mut out = String::new();
+    let Outcome::Marked(sheet) = &report.outcome else {
+        line(&mut out, format_args!("{name}: {}", coloured(RED, report.kind())));
+        for reason in report.reasons() {
+            line(&mut out, format_args!("  {}", lines(&reason).join(" / ")));
+        }
+        return out;
+    };
+    let score = report.score().unwrap_or_default();
+    let colour = if sheet.quarters() == sheet.quarters_max() { GREEN } else { YELLOW };
+    line(&mut out, format_args!("{name}: {}", coloured(colour, &score)));
+    for ((title, part), colour) in report.parts().into_iter().zip([RED, RED, YELLOW, GREEN]) {
+        let mut title = Some(title);
+        for (rule, verdict) in sheet.verdicts().filter(|(_, verdict)| part(verdict)) {
+            if let Some(title) = title.take() {
+                line(&mut out, format_args!("\n{}", coloured(colour, title)));
+            }
+            let (points, id) = (points(rule.quarters()), rule.id());
+            line(&mut out, format_args!("  {points:<5} {id:<17} {}", rule.demand(report.lang)));
+            match verdict {
+                Verdict::Earned => {}
+                Verdict::Lost { seen, command } => {
+                    paragraph(&mut out, report.say("seen", "constaté"), seen.text(report.lang));
+                    paragraph(&mut out, report.say("type", "tapez"), command);
+                }
+                Verdict::NotReached(why) | Verdict::NotMarked(why) => {
+                    paragraph(&mut out, report.say("because", "car"), why.text(report.lang));
+                }
+            }
+        }
+    }
+    if !sheet.notes.is_empty() {
+        line(&mut out, format_args!("\n{}", report.say("beside the mark", "hors notation")));
+    }
+    for (what, seen) in &sheet.notes {
+        let (what, seen) = (printable(what.text(report.lang)), printable(seen.text(report.lang)));
+        line(&mut out, format_args!("  {what:<34} {seen}"));
+    }
+    out
+}
+
+/// A title, and lines under each other.
+fn paragraph(out: &mut String, title: &str, text: &str) {
+    let mut title = format!("{title}:");
+    for part in lines(text) {
+        line(out, format_args!("        {title:<10} {part}"));
+        title.clear();
+    }
+}
+
+fn line(out: &mut String, text: std::fmt::Arguments) {
+    // A string takes whatever is written to it.
+    let _ = writeln!(out, "{text}");
+}
