@@ -20,7 +20,7 @@ mod host;
 mod progress;
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::future::Future;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -218,10 +218,16 @@ fn grade(options: &Options) -> io::Result<u8> {
             allowed: options.allowed.clone(),
             hub: options.hub,
             build_patience: options.build_patience,
-            keep_log: options.keep_log.clone(),
+            kept_log: options.keep_log.as_ref().map(|file| create(file)).transpose()?,
         };
         Class { options, marker, signals }.run().await
     })?
+}
+
+/// What is to be marked: a checkout, or a project that runs, with its checkout if that is known.
+enum Target<'a> {
+    Checkout(&'a PathBuf),
+    Running(&'a str, Option<&'a PathBuf>),
 }
 
 /// All that is to be marked in one go.
@@ -237,13 +243,13 @@ impl Class<'_> {
             return Ok(interrupted(signal));
         }
         let options = self.options;
-        let paths: Vec<Option<&Path>> = match &options.running {
-            Some(_) => vec![options.paths.first().map(PathBuf::as_path)],
-            None => options.paths.iter().map(|path| Some(&**path)).collect(),
+        let targets = match &options.running {
+            Some(project) => vec![Target::Running(project, options.paths.first())],
+            None => options.paths.iter().map(Target::Checkout).collect(),
         };
         let mut reports = Vec::new();
-        for (number, path) in paths.into_iter().enumerate() {
-            match self.mark(number, path).await? {
+        for (number, target) in targets.iter().enumerate() {
+            match self.mark(number, target).await? {
                 Ok(report) => reports.push(report),
                 Err(signal) => return Ok(interrupted(signal)),
             }
@@ -257,25 +263,24 @@ impl Class<'_> {
     }
 
     /// Marks one deployment, and removes what that made; `Err` is the signal that ended it.
-    async fn mark(&self, number: usize, path: Option<&Path>) -> io::Result<Result<Report, i32>> {
-        let Options { lang, running, .. } = self.options;
-        let Marker { engine, progress, .. } = &self.marker;
+    async fn mark(&self, number: usize, target: &Target<'_>) -> io::Result<Result<Report, i32>> {
+        let (lang, Marker { engine, progress, .. }) = (self.options.lang, &self.marker);
         let site = Site::new(format!("{PREFIX}{}-{number}", process::id()));
-        let (deployment, marked) = match (running, path) {
-            (Some(project), path) => {
-                let marking = self.marker.running(project, path, &site);
-                (project.clone(), conduct(&self.signals, marking).await?)
-            }
-            (None, path) => {
-                let path = path.unwrap_or(Path::new("."));
-                let marking = self.marker.checkout(path, &site);
-                (path.display().to_string(), conduct(&self.signals, marking).await?)
+        let marking = async {
+            match target {
+                Target::Checkout(path) => self.marker.checkout(path, &site).await,
+                Target::Running(project, path) => self.marker.running(project, *path, &site).await,
             }
         };
+        let marked = conduct(&self.signals, marking).await?;
         progress.step(&words("removing all again", "suppression de tout"));
         let cleared = conduct(&self.signals, site.clear(engine)).await?;
         progress.clear();
-        Ok(marked.and_then(|outcome| cleared.map(|()| Report { deployment, outcome, lang: *lang })))
+        let deployment = match target {
+            Target::Checkout(path) => path.display().to_string(),
+            Target::Running(project, _) => (*project).to_owned(),
+        };
+        Ok(marked.and_then(|outcome| cleared.map(|()| Report { deployment, outcome, lang })))
     }
 
     /// Removes what markings left here that were killed.
@@ -287,25 +292,27 @@ impl Class<'_> {
         }
     }
 
+    /// Writes what came last, and the table of all so far.
     fn write(&self, reports: &[Report]) -> io::Result<()> {
-        let Options { format, lang, .. } = *self.options;
+        let Options { format, lang, csv, output, .. } = self.options;
         let Some(last) = reports.last() else { return Ok(()) };
-        let Some(csv) = &self.options.csv else {
-            return match &self.options.output {
-                Some(file) => named(file, fs::write(file, last.write(format, Paint::Nothing))),
-                None => print(&last.write(format, paint())),
+        let Some(csv) = csv else {
+            return match output {
+                Some(file) => save(file, &last.write(*format, Paint::Nothing)),
+                None => print(&last.write(*format, paint())),
             };
         };
         let rows = reports.iter().map(report::row);
-        let table = std::iter::once(report::head(lang)).chain(rows).collect::<String>();
-        named(csv, fs::write(csv, table))?;
-        let beside = csv.parent().unwrap_or(Path::new("")).to_owned();
-        let folder = self.options.reports.as_ref().unwrap_or(&beside);
-        if !folder.as_os_str().is_empty() {
-            named(folder, fs::create_dir_all(folder))?;
-        }
-        let file = folder.join(report_name(reports, format.ending()));
-        named(&file, fs::write(&file, last.write(format, Paint::Nothing)))?;
+        let table: String = std::iter::once(report::head(*lang)).chain(rows).collect();
+        save(csv, &table)?;
+        let folder = match &self.options.reports {
+            Some(folder) => folder,
+            None => csv.parent().unwrap_or(Path::new("")),
+        };
+        save(
+            &folder.join(report_name(reports, format.ending())),
+            &last.write(*format, Paint::Nothing),
+        )?;
         let score = last.score().unwrap_or_else(|| "-".to_owned());
         print(&format!("{score:<10} {}\n", report::printable(&last.deployment)))
     }
@@ -384,9 +391,17 @@ fn print(text: &str) -> io::Result<()> {
     io::stdout().write_all(text.as_bytes())
 }
 
+fn create(file: &Path) -> io::Result<File> {
+    File::create(file).map_err(|error| about(file, &error))
+}
+
+fn save(file: &Path, text: &str) -> io::Result<()> {
+    fs::write(file, text).map_err(|error| about(file, &error))
+}
+
 /// An error that names the file.
-fn named(file: &Path, result: io::Result<()>) -> io::Result<()> {
-    result.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
+fn about(file: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", file.display()))
 }
 
 #[cfg(test)]

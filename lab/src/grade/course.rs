@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use common::json::Value;
 
-use super::command::End;
 use super::deployment::{self, Build, Role};
 use super::engine::{self, Engine, Project};
 use super::host;
@@ -27,7 +26,8 @@ pub(crate) struct Marker<'a> {
     /// Whether Docker Hub is asked for the images.
     pub(crate) hub: bool,
     pub(crate) build_patience: Duration,
-    pub(crate) keep_log: Option<PathBuf>,
+    /// Takes the builds' whole logs.
+    pub(crate) kept_log: Option<File>,
 }
 
 /// How a marking ended.
@@ -58,27 +58,20 @@ impl Site {
     /// Removes what was made, and gives names back to the images that had them.
     pub(crate) async fn clear(&self, engine: &Engine) {
         engine.remove(&self.project).await;
-        for (name, id) in self.names.take() {
-            match id {
-                None => engine.run(&["rmi", &name]).await,
-                Some(id) => {
-                    let now = engine.ask(&["images", "--quiet", "--no-trunc", &name]).await;
-                    self.made.borrow_mut().extend(now.filter(|now| *now != id));
-                    engine.run(&["tag", &id, &name]).await
-                }
+        let mut made = self.made.take();
+        for (name, before) in self.names.take() {
+            let Some(before) = before else {
+                engine.run(&["rmi", &name]).await;
+                continue;
             };
+            made.extend(engine.image_id(&name).await);
+            engine.run(&["tag", &before, &name]).await;
         }
-        // The last ones first: they are made of the others.
-        let made = self.made.take();
         let before = self.before.take();
-        for id in made.iter().rev() {
-            let is_new = !before.iter().any(|known| {
-                known.trim_start_matches("sha256:").starts_with(id.trim_start_matches("sha256:"))
-            });
-            if is_new {
-                engine.run(&["rmi", id]).await;
-            }
-        }
+        made.retain(|id| !before.iter().any(|known| known.contains(&**id)));
+        // The last ones first: they are made of the others.
+        made.reverse();
+        engine.remove_unnamed(&made).await;
     }
 }
 
@@ -200,8 +193,8 @@ impl Marker<'_> {
         let up = self.engine.up(&project, &mut |line| self.progress.detail(line)).await;
         let started = self.engine.containers(&site.project).await;
         if !up.succeeded() {
-            let said = Words::quoted(engine::said(&up));
-            sheet.judge(Rule::UpStarts, Some(said), &format!("{compose} up"));
+            let failed = engine::failed("up", "up", &up);
+            sheet.judge(Rule::UpStarts, Some(failed), &format!("{compose} up"));
         }
         let inspection = Inspection {
             marker: self,
@@ -216,22 +209,29 @@ impl Marker<'_> {
     }
 
     /// Marks what runs already; nothing is built or stopped, but both are crashed.
-    pub(crate) async fn running(&self, project: &str, path: Option<&Path>, site: &Site) -> Outcome {
-        let source = match path.map(Source::find).transpose() {
+    pub(crate) async fn running(
+        &self,
+        project: &str,
+        path: Option<&PathBuf>,
+        site: &Site,
+    ) -> Outcome {
+        let source = match path.map(|path| Source::find(path)).transpose() {
             Ok(source) => source,
             Err(words) => return Outcome::Failed(words),
         };
         let started = self.engine.containers(project).await;
         if started.is_empty() {
             return Outcome::Failed(words(
-                format!(
-                    "no container of a project {project} is here; see docker-compose ls or docker ps"
-                ),
+                format!("no container of a project {project} is here; see docker ps"),
                 format!("aucun conteneur d'un projet {project} n'est ici ; voir docker ps"),
             ));
         }
         let mut sheet = Sheet::default();
         if let Some(source) = &source {
+            let refused = self.refused(safety::check_files(&source.root, &source.files));
+            if !refused.is_empty() {
+                return Outcome::Refused(refused);
+            }
             source.judge(&mut sheet);
         }
         let untold = words("no PATH was given", "aucun PATH n'a été donné");
@@ -294,19 +294,21 @@ impl Marker<'_> {
             format!("construction, {minutes} min au plus"),
         ));
         site.before.replace(self.engine.images().await);
-        for build in builds {
-            let name = match &*build.image {
-                "" => continue,
-                name => name.to_owned(),
+        for Build { service, image, .. } in builds {
+            let names = match &**image {
+                // Compose calls it after the project, and each version in its own way.
+                "" => ["_", "-"].map(|joint| format!("{}{joint}{service}", project.name)).to_vec(),
+                name => vec![name.to_owned()],
             };
-            let id = self.engine.ask(&["images", "--quiet", "--no-trunc", &name]).await;
-            site.names.borrow_mut().push((name, id.filter(|id| !id.is_empty())));
+            for name in names {
+                let before = self.engine.image_id(&name).await;
+                site.names.borrow_mut().push((name, before));
+            }
         }
-        let mut kept = self.keep_log.as_ref().and_then(|path| File::create(path).ok());
         let mut line = |line: &str| {
             self.progress.detail(line);
-            if let Some(file) = &mut kept {
-                // A log that cannot be kept is no reason not to mark.
+            if let Some(mut file) = self.kept_log.as_ref() {
+                // A full disk is no reason not to mark.
                 let _ = writeln!(file, "{line}");
             }
             // The classic builder's word for an image that it has made or found.
@@ -315,36 +317,6 @@ impl Marker<'_> {
             site.made.borrow_mut().extend(id.filter(is_id).map(str::to_owned));
         };
         let outcome = self.engine.build(project, self.build_patience, &mut line).await;
-        // Images that have no name in the compose file are called after the project.
-        for build in builds.iter().filter(|build| build.image.is_empty()) {
-            for joint in ["_", "-"] {
-                let name = format!("{}{joint}{}", project.name, build.service);
-                if self
-                    .engine
-                    .ask(&["images", "--quiet", &name])
-                    .await
-                    .is_some_and(|id| !id.is_empty())
-                {
-                    site.names.borrow_mut().push((name, None));
-                }
-            }
-        }
-        let said = engine::said(&outcome);
-        match outcome.end {
-            End::Exit(Some(0)) => None,
-            End::Late(patience) => {
-                let seconds = patience.as_secs();
-                Some(words(
-                    format!("the build is not done after {seconds} s; its last lines:\n{said}"),
-                    format!(
-                        "la construction n'est pas finie après {seconds} s ; ses dernières lignes :\n{said}"
-                    ),
-                ))
-            }
-            _ => Some(words(
-                format!("the build fails:\n{said}"),
-                format!("la construction échoue :\n{said}"),
-            )),
-        }
+        (!outcome.succeeded()).then(|| engine::failed("the build", "la construction", &outcome))
     }
 }

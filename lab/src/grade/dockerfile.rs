@@ -132,7 +132,11 @@ fn instructions(text: &str, escape: char) -> Vec<(String, String)> {
         let name = name.to_ascii_uppercase();
         if matches!(&*name, "RUN" | "COPY" | "ADD") {
             for end in here_documents(rest) {
-                lines.by_ref().find(|line| line.trim_start_matches('\t') == end);
+                let mut behind = lines.clone();
+                // One without an end is none: the classic builder has no here-documents.
+                if behind.any(|line| line.trim_start_matches('\t') == end) {
+                    lines = behind;
+                }
             }
         }
         found.push((name, rest.trim().to_owned()));
@@ -140,20 +144,18 @@ fn instructions(text: &str, escape: char) -> Vec<(String, String)> {
     found
 }
 
-/// The words that end the here-documents which a line begins.
-fn here_documents(line: &str) -> Vec<String> {
-    let mut ends = Vec::new();
-    let mut rest = line;
-    while let Some((_, after)) = rest.split_once("<<") {
-        let word = after.strip_prefix('-').unwrap_or(after).trim_start_matches(['"', '\'']);
-        let length = word.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        let (end, after) = word.split_at(length.unwrap_or(word.len()));
-        if !end.is_empty() && !after.starts_with('<') {
-            ends.push(end.to_owned());
-        }
-        rest = after;
-    }
-    ends
+/// The words that end the here-documents which a line begins: `<<EOF`, `<<-"EOF"`, `3<<EOF`.
+fn here_documents(line: &str) -> Vec<&str> {
+    let end = |word| {
+        let (_, word) = str::split_once(word, "<<").filter(|(number, _)| is_number(number))?;
+        let word = word.strip_prefix('-').unwrap_or(word).trim_matches(['"', '\'']);
+        word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_').then_some(word)
+    };
+    line.split_whitespace().filter_map(end).collect()
+}
+
+fn is_number(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Takes words apart as the builder's shell syntax has it.
@@ -323,6 +325,8 @@ mod tests {
             // What a here-document holds is no instruction.
             "FROM a\nLABEL hub_url=https://hub.docker.com/r/ns/name\nRUN <<EOF\nLABEL hub_url=x\nEOF\n",
             "FROM a\nLABEL hub_url=https://hub.docker.com/r/ns/name\nRUN cat <<-'E' >f\nLABEL hub_url=x\n\tE\n",
+            "FROM a\nRUN <<A cat 3<<B\nLABEL hub_url=x\nA\nB\nLABEL hub_url=https://hub.docker.com/r/ns/name",
+            "FROM a\nRUN a=$((1<<B)) b <<C\nLABEL hub_url=https://hub.docker.com/r/ns/name",
         ] {
             assert_eq!(hub_url(text, &[], "").as_deref(), Some(URL), "{text}");
         }

@@ -226,6 +226,25 @@ json.dump(yaml.safe_load(config.stdout), sys.stdout, default=str)
         self.list(&["images", "--all", "--quiet", "--no-trunc"]).await
     }
 
+    /// The id of the image that a name means.
+    pub(crate) async fn image_id(&self, name: &str) -> Option<String> {
+        self.ask(&["image", "inspect", "--format", "{{.Id}}", name]).await
+    }
+
+    /// Removes those images that have no name: with one, they are a build's bases.
+    pub(crate) async fn remove_unnamed(&self, ids: &[String]) {
+        let mut words = vec!["rmi"];
+        for id in ids {
+            let names = ["image", "inspect", "--format", "{{len .RepoTags}}", id];
+            if self.ask(&names).await.as_deref() == Some("0") {
+                words.push(id);
+            }
+        }
+        if words.len() > 1 {
+            self.run(&words).await;
+        }
+    }
+
     /// Who has published this port, by the engine's account.
     pub(crate) async fn publisher(&self, port: u16) -> Option<String> {
         let filter = format!("publish={port}");
@@ -305,6 +324,21 @@ fn first_line(path: &Path) -> Option<String> {
     String::from_utf8(line.to_vec()).ok().filter(|line| line.starts_with("#!"))
 }
 
+/// How a step failed, with its last words.
+pub(crate) fn failed(english: &str, french: &str, outcome: &Outcome) -> Words {
+    let said = said(outcome);
+    match outcome.end {
+        End::Late(patience) => {
+            let seconds = patience.as_secs();
+            words(
+                format!("{english} is not done after {seconds} s:\n{said}"),
+                format!("après {seconds} s, {french} dure encore :\n{said}"),
+            )
+        }
+        _ => words(format!("{english} fails:\n{said}"), format!("{french} échoue :\n{said}")),
+    }
+}
+
 /// What a program said when it failed: its last words, and how it ended if it had none.
 pub(crate) fn said(outcome: &Outcome) -> String {
     /// Enough for an error of several lines.
@@ -315,6 +349,9 @@ pub(crate) fn said(outcome: &Outcome) -> String {
     match outcome.end {
         _ if !last.is_empty() => last.join("\n"),
         End::Exit(Some(code)) => format!("exit code {code}"),
-        end => format!("{end:?}"),
+        End::Exit(None) => "killed".to_owned(),
+        End::Late(patience) => format!("nothing within {} s", patience.as_secs()),
+        End::Endless => "an answer without end".to_owned(),
+        End::Missing => "it cannot be started".to_owned(),
     }
 }

@@ -302,7 +302,7 @@ impl Inspection<'_> {
             }
         };
         let shown = path.strip_prefix(&source.root).unwrap_or(&path).display().to_string();
-        let text = path.is_file().then(|| safety::read(&path));
+        let text = safety::read(&path);
         let (arguments, target) = match build {
             Some(build) => (&build.arguments[..], &*build.target),
             None => (&[][..], ""),

@@ -223,6 +223,16 @@ mod tests {
     }
 
     #[test]
+    fn the_page_for_teachers_shows_every_rule() {
+        let page = include_str!("../../GRADE.md");
+        for rule in Rule::ALL {
+            let (id, points, demand) =
+                (rule.id(), points(rule.quarters()), rule.demand(Lang::English));
+            assert!(page.contains(&format!("| `{id}` | {points} | {demand} |\n")), "{id}");
+        }
+    }
+
+    #[test]
     fn points_are_written_as_people_write_them() {
         for (quarters, written) in [(0, "0"), (1, "0.25"), (74, "18.5"), (80, "20")] {
             assert_eq!(points(quarters), written);

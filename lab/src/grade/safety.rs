@@ -41,94 +41,22 @@ const ENGINE: &str = "engine";
 /// What is not known here.
 const UNKNOWN: &str = "unknown";
 
+/// What a compose file is made of.
+const TOP_KEYS: &[&str] =
+    &["configs", "name", "networks", "secrets", "services", "version", "volumes"];
+
 /// Services' keys that give a container nothing of the host, or are looked at below.
-const SERVICE_KEYS: &[&str] = &[
-    "annotations",
-    "attach",
-    "blkio_config",
-    "build",
-    "cap_add",
-    "cap_drop",
-    "cgroup",
-    "cgroup_parent",
-    "command",
-    "configs",
-    "container_name",
-    "cpu_count",
-    "cpu_percent",
-    "cpu_period",
-    "cpu_quota",
-    "cpu_rt_period",
-    "cpu_rt_runtime",
-    "cpu_shares",
-    "cpus",
-    "cpuset",
-    "credential_spec",
-    "depends_on",
-    "deploy",
-    "develop",
-    "device_cgroup_rules",
-    "devices",
-    "dns",
-    "dns_opt",
-    "dns_search",
-    "domainname",
-    "entrypoint",
-    "env_file",
-    "environment",
-    "expose",
-    "external_links",
-    "extra_hosts",
-    "gpus",
-    "group_add",
-    "healthcheck",
-    "hostname",
-    "image",
-    "init",
-    "ipc",
-    "isolation",
-    "label_file",
-    "labels",
-    "links",
-    "logging",
-    "mac_address",
-    "mem_limit",
-    "mem_reservation",
-    "mem_swappiness",
-    "memswap_limit",
-    "network_mode",
-    "networks",
-    "oom_kill_disable",
-    "oom_score_adj",
-    "pid",
-    "pids_limit",
-    "platform",
-    "ports",
-    "privileged",
-    "profiles",
-    "pull_policy",
-    "read_only",
-    "restart",
-    "runtime",
-    "scale",
-    "secrets",
-    "security_opt",
-    "shm_size",
-    "stdin_open",
-    "stop_grace_period",
-    "stop_signal",
-    "storage_opt",
-    "sysctls",
-    "tmpfs",
-    "tty",
-    "ulimits",
-    "user",
-    "userns_mode",
-    "uts",
-    "volumes",
-    "volumes_from",
-    "working_dir",
-];
+const SERVICE_KEYS: &str = "\
+    annotations attach blkio_config build cap_add cap_drop cgroup cgroup_parent command \
+    configs container_name cpu_count cpu_percent cpu_period cpu_quota cpu_rt_period \
+    cpu_rt_runtime cpu_shares cpus cpuset credential_spec depends_on deploy develop \
+    device_cgroup_rules devices dns dns_opt dns_search domainname entrypoint env_file \
+    environment expose external_links extra_hosts gpus group_add healthcheck hostname image \
+    init ipc isolation label_file labels links logging mac_address mem_limit mem_reservation \
+    mem_swappiness memswap_limit network_mode networks oom_kill_disable oom_score_adj pid \
+    pids_limit platform ports privileged profiles pull_policy read_only restart runtime scale \
+    secrets security_opt shm_size stdin_open stop_grace_period stop_signal storage_opt sysctls \
+    tmpfs tty ulimits user userns_mode uts volumes volumes_from working_dir";
 
 /// More files than anybody's compose file is made of.
 const FILES_MAX: usize = 32;
@@ -146,9 +74,11 @@ pub(crate) fn check_files(root: &Path, files: &[PathBuf]) -> Vec<Refusal> {
     {
         check_path(root, &root.join(&name), &name, &mut found);
     }
-    for line in read(&root.join(".env")).lines() {
-        let name = line.trim().trim_start_matches("export ").split('=').next().unwrap_or_default();
-        if name.trim().starts_with("DOCKER_") && name.trim() != "DOCKER_BUILDKIT" {
+    for line in read(&root.join(".env")).unwrap_or_default().lines() {
+        let line = line.trim();
+        let line = line.strip_prefix("export").map_or(line, str::trim_start);
+        let name = line.split(['=', ':']).next().unwrap_or_default().trim_end();
+        if name.starts_with("DOCKER_") && name != "DOCKER_BUILDKIT" {
             refuse(&mut found, ENGINE, format!(".env: {name}"));
         }
     }
@@ -161,24 +91,22 @@ pub(crate) fn check_files(root: &Path, files: &[PathBuf]) -> Vec<Refusal> {
         if escapes(root, &file) {
             continue;
         }
-        if at == FILES_MAX {
-            refuse(&mut found, PATHS, format!("{name}: {FILES_MAX} files"));
+        let Some(text) = read(&file).filter(|_| at <= FILES_MAX) else {
+            refuse(&mut found, PATHS, format!("{name}: too much, or no text"));
             break;
-        }
-        let folder = file.parent().unwrap_or(root).to_owned();
-        for word in named_files(&read(&file)) {
+        };
+        let folder = file.parent().unwrap_or(root);
+        for word in named_files(&text) {
+            let said = format!("{name}: {word}");
+            let path = folder.join(&word);
             // An alias, or a variable: where that leads is known to Compose alone.
             if word.contains(['*', '$']) {
-                refuse(&mut found, PATHS, format!("{name}: {word}"));
-                continue;
-            }
-            if is_remote(&word) {
-                refuse(&mut found, REMOTE, format!("{name}: {word}"));
-                continue;
-            }
-            let path = folder.join(&word);
-            check_path(root, &path, &format!("{name}: {word}"), &mut found);
-            if path.is_file() && !files.contains(&path) {
+                refuse(&mut found, PATHS, said);
+            } else if is_remote(&word) {
+                refuse(&mut found, REMOTE, said);
+            } else if escapes(root, &path) {
+                check_path(root, &path, &said, &mut found);
+            } else if path.is_file() && !files.contains(&path) {
                 files.push(path);
             }
         }
@@ -192,11 +120,14 @@ pub(crate) fn check_files(root: &Path, files: &[PathBuf]) -> Vec<Refusal> {
 fn named_files(text: &str) -> Vec<String> {
     const KEYS: [&str; 4] = ["env_file", "label_file", "extends", "include"];
     let mut found = Vec::new();
-    let lines: Vec<&str> = text.lines().map(without_comment).collect();
+    // YAML has more line breaks than one, and a comment ends at any.
+    let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']);
+    let lines: Vec<&str> = lines.filter(|line| !line.trim_start().starts_with('#')).collect();
     for (number, line) in lines.iter().enumerate() {
         // A key may be spelled in escapes; nobody means well by that.
         let key = line.split_once(':').map_or("", |(key, _)| key);
-        found.extend(key.contains('\\').then(|| format!("${key}")));
+        let spelled = key.contains('"') && ["\\x", "\\u", "\\U"].iter().any(|it| key.contains(it));
+        found.extend(spelled.then(|| format!("${key}")));
         let start = KEYS.iter().filter_map(|key| Some(line.find(key)? + key.len())).min();
         let Some(start) = start else { continue };
         let below = lines[number + 1..].iter();
@@ -208,13 +139,6 @@ fn named_files(text: &str) -> Vec<String> {
         }
     }
     found
-}
-
-fn without_comment(line: &str) -> &str {
-    if line.trim_start().starts_with('#') {
-        return "";
-    }
-    line.split(" #").next().unwrap_or(line)
 }
 
 fn indentation(line: &str) -> usize {
@@ -231,6 +155,11 @@ fn is_key(line: &str) -> bool {
 /// What `docker-compose config` shows and a container or a build must not have.
 pub(crate) fn check(config: &Value, root: &Path) -> Vec<Refusal> {
     let mut found = Vec::new();
+    for (key, value) in members(config, "") {
+        if !TOP_KEYS.contains(&&*key) && !key.starts_with("x-") && !is_empty(value) {
+            refuse(&mut found, UNKNOWN, key);
+        }
+    }
     for (service, spec) in members(config, "services") {
         check_service(&service, spec, root, &mut found);
     }
@@ -330,7 +259,7 @@ fn check_service(service: &str, spec: &Value, root: &Path, found: &mut Vec<Refus
                 }
             }
             "build" => check_build(service, value, root, found),
-            _ if SERVICE_KEYS.contains(&&*key) || key.starts_with("x-") => {}
+            _ if SERVICE_KEYS.split(' ').any(|known| known == key) || key.starts_with("x-") => {}
             _ => refuse(UNKNOWN, key),
         }
     }
@@ -460,17 +389,18 @@ fn shown(root: &Path, path: &Path) -> String {
     path.strip_prefix(root).unwrap_or(path).display().to_string()
 }
 
-/// A file's text; nothing where there is none, or it is more than people write.
-pub(crate) fn read(path: &Path) -> String {
+/// A file's text; `None` where there is none, or it is not what people write.
+pub(crate) fn read(path: &Path) -> Option<String> {
     /// The longest compose file that we have seen has 100 kB.
     const FILE_BYTES_MAX: u64 = 1 << 20;
-    match path.metadata() {
-        // A pipe would be waited for, and a device may have no end.
-        Ok(about) if about.is_file() && about.len() <= FILE_BYTES_MAX => fs::read(path)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default(),
-        _ => String::new(),
+    let about = path.metadata().ok()?;
+    // A pipe would be waited for, and a device may have no end.
+    if !about.is_file() || about.len() > FILE_BYTES_MAX {
+        return None;
     }
+    // With NULs in it, it is UTF-16, which some readers of YAML take.
+    let bytes = fs::read(path).ok().filter(|bytes| !bytes.contains(&0))?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
@@ -599,6 +529,8 @@ mod tests {
                 r#""volumes": {"v": {"driver_opts": {"type": "none", "o": "bind", "device": "/"}}}"#,
                 &[(MOUNTS, "device /")],
             ),
+            (r#""name": "n", "version": "3", "x-anything": 1, "models": {}"#, &[]),
+            (r#""models": {"m": {"model": "m"}}"#, &[(UNKNOWN, "models")]),
             (r#""volumes": {"v": {"external": true}}"#, &[(EXTERNAL, "volume v")]),
             (r#""networks": {"n": {"external": {"name": "x"}}}"#, &[(EXTERNAL, "network n")]),
             (r#""networks": {"n": {"driver": "macvlan"}}"#, &[(NAMESPACES, "macvlan")]),
@@ -639,7 +571,7 @@ mod tests {
     fn files_that_compose_would_read_are_found_in_any_spelling() {
         let cases: &[(&str, &[Reason])] = &[
             ("services:\n  s:\n    env_file: s.env\n    command: [/s]\n", &[]),
-            ("services:\n  s:\n    env_file:\n      - s.env # /etc\n    command: [/s]\n", &[]),
+            ("services:\n  s:\n    env_file:\n      - s.env # ours\n    command: [/s]\n", &[]),
             ("# env_file: /etc/passwd\nservices: {}\n", &[]),
             ("services:\n  s:\n    extends: {file: api-backend/x.yaml, service: s}\n", &[]),
             ("services:\n  s:\n    env_file: /etc/passwd\n", &[(PATHS, "/etc/passwd")]),
@@ -654,6 +586,13 @@ mod tests {
                 "services:\n  s:\n    extends:\n      file: ../x.yaml\n      service: s\n",
                 &[(PATHS, "../x.yaml")],
             ),
+            ("# a\renv_file: /etc/passwd\n", &[(PATHS, "/etc/passwd")]),
+            (
+                "services: {s: {labels: {\"a #\": b}, env_file: /etc/passwd}}\n",
+                &[(PATHS, "/etc/passwd")],
+            ),
+            ("s:\n  command: sh -c 'sed s/\\\\x:y/z/'\n", &[]),
+            ("x: \0env_file\n", &[(PATHS, "no text")]),
             ("include:\n  - https://example.org/x.git\n", &[(REMOTE, "example.org")]),
             ("include:\n  - path: more\n", &[(PATHS, "more: /etc/passwd")]),
         ];

@@ -16,23 +16,20 @@ pub(super) fn write(report: &Report) -> String {
     };
     let (cases, counts, properties, notes) = match &report.outcome {
         Outcome::Marked(sheet) => {
-            let cases: String = sheet
-                .verdicts()
+            let verdicts = sheet.verdicts();
+            let cases: String = verdicts
                 .map(|(rule, verdict)| case(rule.id(), &body(report, rule, verdict)))
                 .collect();
             let count = |part: Part| sheet.verdicts().filter(|(_, verdict)| part(verdict)).count();
             let counts = [LOST, NOT_REACHED, NOT_MARKED, EARNED].map(count);
-            let property = |name: &str, quarters: u32| {
-                format!("<property name=\"{name}\" value=\"{}\"/>", points(quarters))
-            };
-            let mark =
-                property("mark", sheet.quarters()) + &property("out_of", sheet.quarters_max());
-            let line = |(what, seen): &(_, _)| {
-                let (what, seen): (&crate::grade::rubric::Words, &crate::grade::rubric::Words) =
-                    (what, seen);
+            let (mark, of) = (points(sheet.quarters()), points(sheet.quarters_max()));
+            let properties = format!(
+                "<property name=\"mark\" value=\"{mark}\"/><property name=\"out_of\" value=\"{of}\"/>"
+            );
+            let notes = sheet.notes.iter().map(|(what, seen)| {
                 format!("{}: {}\n", what.text(report.lang), seen.text(report.lang))
-            };
-            (cases, counts, mark, sheet.notes.iter().map(line).collect())
+            });
+            (cases, counts, properties, notes.collect())
         }
         Outcome::Refused(_) | Outcome::Failed(_) => {
             let (kind, reasons) = (report.kind(), xml(&report.reasons().join("\n")));
