@@ -5,6 +5,7 @@ use std::time::Duration;
 use std::{env, fs};
 
 use common::json::Value;
+use common::runtime;
 
 use super::command::{self, End, Outcome};
 use super::deployment::{self, Container};
@@ -14,6 +15,9 @@ use super::rubric::{Words, words};
 const SOON: Duration = Duration::from_secs(60);
 /// For `up`: it may have to pull, and waits for dependencies to be healthy.
 const UP: Duration = Duration::from_secs(300);
+
+/// How long a build's last step may use its image after the build was killed.
+const BUILD_END: Duration = Duration::from_secs(10);
 
 /// The label that Compose gives to all that it makes.
 pub(crate) const PROJECT: &str = "com.docker.compose.project";
@@ -233,15 +237,18 @@ json.dump(yaml.safe_load(config.stdout), sys.stdout, default=str)
 
     /// Removes those images that have no name: with one, they are a build's bases.
     pub(crate) async fn remove_unnamed(&self, ids: &[String]) {
-        let mut words = vec!["rmi"];
-        for id in ids {
-            let names = ["image", "inspect", "--format", "{{len .RepoTags}}", id];
-            if self.ask(&names).await.as_deref() == Some("0") {
-                words.push(id);
+        let deadline = runtime::now() + BUILD_END;
+        loop {
+            let ids = ids.iter().map(String::as_str);
+            let shown = ["image", "inspect", "--format", "{{len .RepoTags}} {{.Id}}"];
+            let inspected = self.run(&shown.into_iter().chain(ids).collect::<Vec<_>>()).await;
+            let text = inspected.text();
+            let unnamed: Vec<&str> =
+                text.lines().filter_map(|line| line.strip_prefix("0 ")).collect();
+            if unnamed.is_empty() || runtime::now() >= deadline {
+                return;
             }
-        }
-        if words.len() > 1 {
-            self.run(&words).await;
+            self.run(&[&["rmi"], &unnamed[..]].concat()).await;
         }
     }
 

@@ -13,7 +13,8 @@ use crate::grade::rubric::{Rule, words};
 
 /// The other name.
 const NAME: &str = "another-backend";
-/// How long the frontend may take to show that it reaches the backend, or does not.
+/// How long the frontend may take to show that it reaches the backend, or does not: as long as a
+/// crashed one may take to be back.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Inspection<'_> {
