@@ -89,12 +89,20 @@ impl Inspection<'_> {
         self.sheet
     }
 
+    /// A container, as a person would name it who has the checkout, and started it.
+    fn typed(&self, container: &Container) -> String {
+        if self.stays {
+            return container.name.clone();
+        }
+        format!("$({} ps -q {})", self.engine().compose(), container.service)
+    }
+
     fn step(&self, english: &str, french: &str) {
         self.marker.progress.step(&words(english, french));
     }
 
     fn judge_variables_set(&mut self, frontend: &Container) {
-        let command = format!("docker exec {} env", frontend.name);
+        let command = format!("docker inspect -f '{{{{.Config.Env}}}}' {}", self.typed(frontend));
         self.sheet.judge(Rule::EnvironmentUrl, deployment::reproach_host(frontend), &command);
         self.sheet.judge(Rule::EnvironmentPort, deployment::reproach_port(frontend), &command);
     }
@@ -185,7 +193,7 @@ impl Inspection<'_> {
                 format!("le backend a été démarré à {first}, le frontend à {second}"),
             )
         });
-        let [backend, frontend] = found.map(|it| &it.name);
+        let [backend, frontend] = found.map(|it| self.typed(it));
         let command = format!("docker inspect -f '{{{{.State.StartedAt}}}}' {backend} {frontend}");
         self.sheet.judge(Rule::UpOrder, reproach, &command);
     }
@@ -209,9 +217,9 @@ impl Inspection<'_> {
                 format!("le backend est sur {backends}, le frontend sur {frontends}"),
             )
         });
+        let [backends, frontends] = [backend, frontend].map(|it| self.typed(it));
         let command = format!(
-            "docker inspect -f '{{{{json .NetworkSettings.Networks}}}}' {} {}",
-            backend.name, frontend.name
+            "docker inspect -f '{{{{json .NetworkSettings.Networks}}}}' {backends} {frontends}"
         );
         self.sheet.judge(Rule::NetworkBridge, reproach, &command);
         let command = format!("{} config", self.engine().compose());
@@ -242,8 +250,8 @@ impl Inspection<'_> {
                     format!("{path} n'a pas de LABEL hub_url"),
                 )),
                 (true, Some(_), None) => Some(words(
-                    format!("the image {} has no label hub_url", container.image),
-                    format!("l'image {} n'a pas de label hub_url", container.image),
+                    "the image has no label hub_url",
+                    "l'image n'a pas de label hub_url",
                 )),
                 (true, Some(_), Some(url)) => hub.is_none().then(|| {
                     words(
@@ -252,10 +260,8 @@ impl Inspection<'_> {
                     )
                 }),
             };
-            let command = format!(
-                "docker image inspect -f '{{{{json .Config.Labels}}}}' {}",
-                container.image
-            );
+            let typed = self.typed(container);
+            let command = format!("docker inspect -f '{{{{json .Config.Labels}}}}' {typed}");
             self.sheet.judge(label, reproach, &command);
         }
         let image = &container.image;

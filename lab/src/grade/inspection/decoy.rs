@@ -56,9 +56,8 @@ impl Inspection<'_> {
         } else {
             None
         };
-        let image = &frontend.container.image;
-        let command =
-            format!("docker run -e API_BACKEND_URL={NAME} -e API_BACKEND_PORT={port} {image}");
+        let (compose, service) = (self.engine().compose(), &frontend.container.service);
+        let command = format!("{compose} run --service-ports -e API_BACKEND_URL={NAME} {service}");
         self.sheet.judge(Rule::EnvironmentUsed, reproach, &command);
     }
 

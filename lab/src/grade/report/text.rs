@@ -6,6 +6,10 @@ use super::{Paint, Report, lines, printable};
 use crate::grade::course::Outcome;
 use crate::grade::rubric::{Verdict, points};
 
+/// Where demands begin, and how long a line of them is: a hundred columns together.
+const INDENT: usize = 23;
+const DEMAND_BYTES_MAX: usize = 74;
+
 /// Colours, as ANSI terminals number them.
 const RED: u8 = 31;
 const GREEN: u8 = 32;
@@ -34,8 +38,11 @@ pub(super) fn write(report: &Report, paint: Paint) -> String {
             if let Some(title) = title.take() {
                 line(&mut out, format_args!("\n{}", coloured(colour, title)));
             }
-            let (points, id) = (points(rule.quarters()), rule.id());
-            line(&mut out, format_args!("  {points:<5} {id:<17} {}", rule.demand(report.lang)));
+            let mut before = format!("{:<5} {}", points(rule.quarters()), rule.id());
+            for part in wrapped(rule.demand(report.lang)) {
+                line(&mut out, format_args!("  {before:<INDENT$} {part}"));
+                before.clear();
+            }
             match verdict {
                 Verdict::Earned => {}
                 Verdict::Lost { seen, command } => {
@@ -56,6 +63,21 @@ pub(super) fn write(report: &Report, paint: Paint) -> String {
         line(&mut out, format_args!("  {what:<34} {seen}"));
     }
     out
+}
+
+/// A sentence in lines that fit behind the rules' names.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= DEMAND_BYTES_MAX => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// A title, and lines under each other.
