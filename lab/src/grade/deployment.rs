@@ -30,6 +30,13 @@ impl Role {
             Role::Frontend => 8000,
         }
     }
+
+    fn other(self) -> Role {
+        match self {
+            Role::Backend => Role::Frontend,
+            Role::Frontend => Role::Backend,
+        }
+    }
 }
 
 /// A container, as `docker inspect` shows it.
@@ -72,9 +79,9 @@ pub(crate) struct Endpoint {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct State {
     pub(crate) status: String,
-    pub(crate) pid: u32,
-    pub(crate) exit_code: i32,
-    pub(crate) restarts: u32,
+    pub(crate) pid: i64,
+    pub(crate) exit_code: i64,
+    pub(crate) restarts: i64,
     /// RFC 3339 without the zone, which is always `Z`: as text, earlier is less.
     pub(crate) started_at: String,
 }
@@ -105,9 +112,12 @@ pub(crate) fn members<'a, 'b>(value: &'a Value<'b>, path: &str) -> Vec<(String, 
     }
 }
 
-#[allow(clippy::cast_possible_truncation)]
-fn whole(value: &Value, path: &str) -> i64 {
-    at(value, path).and_then(Value::number).unwrap_or_default() as i64
+/// The whole number behind a path; 0 where there is none.
+fn number(value: &Value, path: &str) -> i64 {
+    match at(value, path) {
+        Some(Value::Number(digits)) => digits.parse().unwrap_or_default(),
+        _ => 0,
+    }
 }
 
 impl Container {
@@ -122,10 +132,8 @@ impl Container {
     fn read(value: &Value) -> Container {
         let endpoints = members(value, "NetworkSettings/Networks");
         let links = endpoints.iter().flat_map(|(_, endpoint)| texts(endpoint, "Links"));
-        let fixed = |endpoint: &Value| {
-            let addresses = ["IPAMConfig/IPv4Address", "IPAMConfig/IPv6Address"];
-            addresses.map(|path| text(endpoint, path)).into_iter().find(|it| !it.is_empty())
-        };
+        let check = texts(value, "Config/Healthcheck/Test");
+        let policy = text(value, "HostConfig/RestartPolicy/Name");
         Container {
             id: text(value, "Id"),
             name: text(value, "Name").trim_start_matches('/').to_owned(),
@@ -136,33 +144,15 @@ impl Container {
             entrypoint: texts(value, "Config/Entrypoint"),
             arguments: texts(value, "Config/Cmd"),
             user: text(value, "Config/User"),
-            has_health_check: at(value, "Config/Healthcheck/Test").is_some_and(|test| {
-                !texts(value, "Config/Healthcheck/Test").contains(&"NONE".to_owned())
-                    && !test.items().is_empty()
-            }),
+            has_health_check: check.first().is_some_and(|first| first != "NONE"),
             capabilities_dropped: texts(value, "HostConfig/CapDrop"),
-            restart_policy: Some(text(value, "HostConfig/RestartPolicy/Name"))
-                .filter(|policy| !policy.is_empty())
-                .unwrap_or_else(|| "no".to_owned()),
+            restart_policy: if policy.is_empty() { "no".to_owned() } else { policy },
             network_mode: text(value, "HostConfig/NetworkMode"),
             links: links.chain(texts(value, "HostConfig/Links")).collect(),
             extra_hosts: texts(value, "HostConfig/ExtraHosts"),
             published: published(value),
-            state: State {
-                status: text(value, "State/Status"),
-                pid: u32::try_from(whole(value, "State/Pid")).unwrap_or_default(),
-                exit_code: i32::try_from(whole(value, "State/ExitCode")).unwrap_or_default(),
-                restarts: u32::try_from(whole(value, "RestartCount")).unwrap_or_default(),
-                started_at: text(value, "State/StartedAt").trim_end_matches('Z').to_owned(),
-            },
-            endpoints: endpoints
-                .iter()
-                .map(|(network, endpoint)| Endpoint {
-                    network: network.clone(),
-                    address: text(endpoint, "IPAddress").parse().ok(),
-                    fixed_address: fixed(endpoint),
-                })
-                .collect(),
+            state: State::read(value),
+            endpoints: endpoints.into_iter().map(Endpoint::read).collect(),
         }
     }
 
@@ -198,6 +188,30 @@ impl Container {
     }
 }
 
+impl Endpoint {
+    fn read((network, value): (String, &Value)) -> Endpoint {
+        let fixed = ["IPAMConfig/IPv4Address", "IPAMConfig/IPv6Address"];
+        let fixed = fixed.map(|path| text(value, path));
+        Endpoint {
+            network,
+            address: text(value, "IPAddress").parse().ok(),
+            fixed_address: fixed.into_iter().find(|address| !address.is_empty()),
+        }
+    }
+}
+
+impl State {
+    fn read(value: &Value) -> State {
+        State {
+            status: text(value, "State/Status"),
+            pid: number(value, "State/Pid"),
+            exit_code: number(value, "State/ExitCode"),
+            restarts: number(value, "RestartCount"),
+            started_at: text(value, "State/StartedAt").trim_end_matches('Z').to_owned(),
+        }
+    }
+}
+
 /// What the compose file asks for, whether the container runs or not.
 fn published(value: &Value) -> Vec<(u16, u16)> {
     let mut ports = Vec::new();
@@ -210,38 +224,24 @@ fn published(value: &Value) -> Vec<(u16, u16)> {
     ports
 }
 
-/// Who of them is the service: by its name, else by what it does.
+/// Who of them is the service: by its name, else by what it does, else the one of two that is not
+/// the other service.
 pub(crate) fn find(containers: &[Container], role: Role) -> Option<&Container> {
-    let asks = |it: &&Container| it.variable("API_BACKEND_URL").is_some();
-    let listens = |it: &&Container| it.published.iter().any(|(port, _)| *port == role.port());
-    let all = || containers.iter().filter(|it| it.service != other(role).name());
-    all()
-        .find(|it| it.service == role.name())
-        .or_else(|| all().find(|it| it.publishes(role.port())))
-        .or_else(|| all().find(listens))
-        .or_else(|| all().find(|it| role == Role::Frontend && asks(it)))
-        // Of two, the one that is not the other.
-        .or_else(|| match containers {
-            [a, b] => {
-                let rest = if is_other(a, role) { b } else { a };
-                (is_other(a, role) != is_other(b, role)).then_some(rest)
-            }
-            _ => None,
-        })
+    let other = role.other();
+    let named = containers.iter().find(|it| it.service == role.name());
+    let mut free = containers.iter().filter(|it| it.service != other.name());
+    let mut rest = containers.iter().filter(|it| it.service != other.name() && !does(it, other));
+    named.or_else(|| free.find(|it| does(it, role))).or_else(|| match rest.next() {
+        Some(one) if containers.len() == 2 && rest.next().is_none() => Some(one),
+        _ => None,
+    })
 }
 
-fn other(role: Role) -> Role {
-    match role {
-        Role::Backend => Role::Frontend,
-        Role::Frontend => Role::Backend,
-    }
-}
-
-fn is_other(container: &Container, role: Role) -> bool {
-    let other = other(role);
-    container.service == other.name()
-        || container.publishes(other.port())
-        || (other == Role::Frontend && container.variable("API_BACKEND_URL").is_some())
+/// Whether a container does what that service does: it takes its port, or asks a backend.
+fn does(container: &Container, role: Role) -> bool {
+    let port = role.port();
+    let takes = container.published.iter().any(|(inner, host)| *inner == port || *host == port);
+    takes || role == Role::Frontend && container.variable("API_BACKEND_URL").is_some()
 }
 
 /// What is wrong with the backend's host as the frontend is told it.

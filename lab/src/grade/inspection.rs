@@ -4,6 +4,7 @@
 mod crash;
 mod decoy;
 mod hygiene;
+mod image;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,11 +13,9 @@ use common::runtime;
 
 use super::course::{Marker, Site, Source};
 use super::deployment::{self, Build, Container, Role, State};
-use super::dockerfile::Dockerfile;
-use super::engine::{self, Engine};
+use super::engine::Engine;
 use super::probe::{self, Reply};
 use super::rubric::{Lang, Rule, Sheet, Verdict, Words, words};
-use super::safety;
 
 /// How long both may take from `up` to their first answers.
 const START: Duration = Duration::from_secs(60);
@@ -99,12 +98,6 @@ impl Inspection<'_> {
 
     fn step(&self, english: &str, french: &str) {
         self.marker.progress.step(&words(english, french));
-    }
-
-    fn judge_variables_set(&mut self, frontend: &Container) {
-        let command = format!("docker inspect -f '{{{{.Config.Env}}}}' {}", self.typed(frontend));
-        self.sheet.judge(Rule::EnvironmentUrl, deployment::reproach_host(frontend), &command);
-        self.sheet.judge(Rule::EnvironmentPort, deployment::reproach_port(frontend), &command);
     }
 
     fn engine(&self) -> &Engine {
@@ -230,90 +223,10 @@ impl Inspection<'_> {
         );
     }
 
-    /// The label and the tag.
-    async fn judge_image(&mut self, role: Role, container: &Container) {
-        let (label, tag) = match role {
-            Role::Backend => (Rule::LabelBackend, Rule::TagBackend),
-            Role::Frontend => (Rule::LabelFrontend, Rule::TagFrontend),
-        };
-        let carried = self.engine().image(&container.image_id).await.map(|(labels, _)| labels);
-        let carried = carried.unwrap_or_default().into_iter().find(|(name, _)| name == "hub_url");
-        let url = carried.map(|(_, url)| url);
-        let hub = url.as_deref().and_then(deployment::on_hub);
-        if let Some(source) = self.source {
-            let (path, dockerfile) = self.dockerfile(source, role, &container.service);
-            let written = dockerfile.as_ref().and_then(|it| it.label("hub_url"));
-            let reproach = match (dockerfile.is_some(), written, &url) {
-                (false, ..) => Some(words(format!("{path} is missing"), format!("{path} manque"))),
-                (true, None, _) => Some(words(
-                    format!("{path} has no LABEL hub_url"),
-                    format!("{path} n'a pas de LABEL hub_url"),
-                )),
-                (true, Some(_), None) => Some(words(
-                    "the image has no label hub_url",
-                    "l'image n'a pas de label hub_url",
-                )),
-                (true, Some(_), Some(url)) => hub.is_none().then(|| {
-                    words(
-                        format!("hub_url is no address on Docker Hub: {url}"),
-                        format!("hub_url n'est pas une adresse sur Docker Hub : {url}"),
-                    )
-                }),
-            };
-            let typed = self.typed(container);
-            let command = format!("docker inspect -f '{{{{json .Config.Labels}}}}' {typed}");
-            self.sheet.judge(label, reproach, &command);
-        }
-        let image = &container.image;
-        if !deployment::is_latest(image) {
-            let reproach = words(format!("its name is {image}"), format!("son nom est {image}"));
-            self.sheet.judge(tag, Some(reproach), &format!("{} images", self.engine().compose()));
-            return;
-        }
-        let mut reproach = None;
-        let mut command = String::new();
-        if self.marker.hub {
-            let name = match hub {
-                Some((namespace, name)) => format!("{namespace}/{name}:latest"),
-                None => image.clone(),
-            };
-            command = format!("docker pull {name}");
-            let asked = self.engine().run(&["manifest", "inspect", &name]).await;
-            let said = engine::said(&asked);
-            reproach = (!asked.succeeded()).then(|| {
-                words(
-                    format!("{name} cannot be pulled: {said}"),
-                    format!("{name} ne peut pas être téléchargée : {said}"),
-                )
-            });
-        }
-        self.sheet.judge(tag, reproach, &command);
-    }
-
-    /// A service's Dockerfile, where the compose file or else the exercise has it.
-    fn dockerfile(
-        &self,
-        source: &Source,
-        role: Role,
-        service: &str,
-    ) -> (String, Option<Dockerfile>) {
-        let build = self.builds.iter().find(|it| it.service == service);
-        let build = build.filter(|build| !build.context.is_empty());
-        let path = match build {
-            None => source.root.join(role.name()).join("Dockerfile"),
-            Some(build) => {
-                let name =
-                    if build.dockerfile.is_empty() { "Dockerfile" } else { &build.dockerfile };
-                source.root.join(&build.context).join(name)
-            }
-        };
-        let shown = path.strip_prefix(&source.root).unwrap_or(&path).display().to_string();
-        let text = safety::read(&path);
-        let (arguments, target) = match build {
-            Some(build) => (&build.arguments[..], &*build.target),
-            None => (&[][..], ""),
-        };
-        (shown, text.map(|text| Dockerfile::read(&text, arguments, target)))
+    fn judge_variables_set(&mut self, frontend: &Container) {
+        let command = format!("docker inspect -f '{{{{.Config.Env}}}}' {}", self.typed(frontend));
+        self.sheet.judge(Rule::EnvironmentUrl, deployment::reproach_host(frontend), &command);
+        self.sheet.judge(Rule::EnvironmentPort, deployment::reproach_port(frontend), &command);
     }
 
     async fn judge_answer(&mut self, role: Role, container: &Container) -> Reply {

@@ -15,7 +15,7 @@ use crate::up::both;
 /// From SIGTERM to SIGKILL, in seconds: our own services drain within 3.
 const STOP_SECONDS: &str = "3";
 /// What a program exits with that SIGKILL has ended.
-const KILLED: i32 = 137;
+const KILLED: i64 = 137;
 /// For a look at one Dockerfile.
 const LINT: Duration = Duration::from_secs(10);
 
