@@ -1,85 +1,91 @@
 //! Reading a Dockerfile for what the marker asks of it: which bases it builds on, and which labels
 //! its image gets, in any form that the builder takes.
 
+use std::collections::BTreeMap;
+
+/// More than people write. Stages are searched one by one, for each instruction.
+const INSTRUCTIONS_MAX: usize = 1000;
+/// Longer than any URL; variables that double each other end here.
+const WORD_BYTES_MAX: usize = 4 << 10;
+
 /// What a Dockerfile says.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Dockerfile {
     /// The images that it builds on, expanded; stages of its own left out.
     pub(crate) bases: Vec<String>,
-    /// The labels of the stage that is built, in their order.
-    pub(crate) labels: Vec<(String, String)>,
+    labels: Pairs,
 }
 
-/// What one stage knows.
-#[derive(Clone, Default)]
+/// Names and values, of which the last one counts.
+type Pairs = BTreeMap<String, String>;
+
+/// What one stage says, beside what it is built on.
+#[derive(Default)]
 struct Stage {
     name: String,
-    variables: Variables,
-    labels: Vec<(String, String)>,
+    /// The earlier stage that it is built on, if it is one.
+    base: Option<usize>,
+    variables: Pairs,
+    labels: Pairs,
 }
-
-type Variables = Vec<(String, String)>;
 
 impl Dockerfile {
     /// Reads one, given the build's arguments; the stage `target` is built, or the last one.
     pub(crate) fn read(text: &str, arguments: &[(String, String)], target: &str) -> Dockerfile {
         let escape = escape(text);
-        let mut global = Variables::new();
+        let mut global = Pairs::new();
         let mut stages: Vec<Stage> = Vec::new();
         let mut bases = Vec::new();
+        let named = |stage: &Stage, name: &str| stage.name.eq_ignore_ascii_case(name);
         for (instruction, rest) in instructions(text, escape) {
-            match (&*instruction, stages.last_mut()) {
-                ("FROM", _) => {
-                    let (base, name) = from(&Lexer::new(escape, &global).words(&rest));
-                    let base = Lexer::new(escape, &global).expand(&base);
-                    let known = stages.iter().rfind(|stage| stage.name.eq_ignore_ascii_case(&base));
-                    // What a stage is built on brings its labels and its environment along.
-                    let mut stage = known.cloned().unwrap_or_default();
+            // A line that begins a stage stands before it, as do those before the first one.
+            let stage = stages.len().checked_sub(1).filter(|_| instruction != "FROM");
+            let scopes = match stage {
+                Some(stage) => chain(&stages, stage).map(|stage| &stage.variables).collect(),
+                None => vec![&global],
+            };
+            let lexer = Lexer { escape, scopes };
+            let pairs = match &*instruction {
+                "ARG" => lexer.arguments(&rest, arguments, &global),
+                "ENV" | "LABEL" => lexer.pairs(&rest),
+                "FROM" => {
+                    let (base, name) = from(&lexer.words(&rest));
+                    let base = lexer.expand(&base);
+                    let known = stages.iter().rposition(|stage| named(stage, &base));
                     if known.is_none() {
                         bases.push(base);
                     }
-                    stage.name = name;
-                    stages.push(stage);
+                    stages.push(Stage { name, base: known, ..Stage::default() });
+                    continue;
                 }
-                ("ARG", stage) => {
-                    let outer = global.clone();
-                    let known = stage.map_or(&mut global, |stage| &mut stage.variables);
-                    for word in Lexer::new(escape, known).words(&rest) {
-                        let (name, default) = match word.split_once('=') {
-                            Some((name, default)) => {
-                                (name, Some(Lexer::new(escape, known).expand(default)))
-                            }
-                            None => (&*word, value(&outer, &word).map(str::to_owned)),
-                        };
-                        let given = value(arguments, name).map(str::to_owned);
-                        known.extend(given.or(default).map(|value| (name.to_owned(), value)));
-                    }
-                }
-                ("ENV", Some(stage)) => {
-                    let pairs = Lexer::new(escape, &stage.variables).pairs(&rest);
-                    stage.variables.extend(pairs);
-                }
-                ("LABEL", Some(stage)) => {
-                    let pairs = Lexer::new(escape, &stage.variables).pairs(&rest);
-                    stage.labels.extend(pairs);
-                }
-                _ => {}
+                _ => continue,
+            };
+            match (&*instruction, stages.last_mut()) {
+                ("LABEL", Some(stage)) => stage.labels.extend(pairs),
+                (_, Some(stage)) => stage.variables.extend(pairs),
+                ("ARG", None) => global.extend(pairs),
+                (_, None) => {}
             }
         }
-        let named = |stage: &&Stage| !target.is_empty() && stage.name.eq_ignore_ascii_case(target);
-        let built = stages.iter().find(named).or(stages.last());
-        let labels = built.map(|stage| stage.labels.clone()).unwrap_or_default();
+        let asked = stages.iter().position(|stage| !target.is_empty() && named(stage, target));
+        let mut labels = Pairs::new();
+        if let Some(built) = asked.or(stages.len().checked_sub(1)) {
+            for (name, value) in chain(&stages, built).flat_map(|stage| &stage.labels) {
+                labels.entry(name.clone()).or_insert_with(|| value.clone());
+            }
+        }
         Dockerfile { bases, labels }
     }
 
-    /// A label's value; the last one stands.
+    /// A label's value.
     pub(crate) fn label(&self, name: &str) -> Option<&str> {
-        value(&self.labels, name)
+        self.labels.get(name).map(String::as_str)
     }
 }
 
-fn value<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    pairs.iter().rfind(|(key, _)| key == name).map(|(_, value)| &**value)
+/// A stage, what that is built on, and so on.
+fn chain(stages: &[Stage], of: usize) -> impl Iterator<Item = &Stage> {
+    std::iter::successors(stages.get(of), |stage| stages.get(stage.base?))
 }
 
 /// The base and the stage's name in `[--platform=…] BASE [AS NAME]`.
@@ -108,7 +114,7 @@ fn escape(text: &str) -> char {
 fn instructions(text: &str, escape: char) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut lines = text.lines();
-    while let Some(first) = lines.next() {
+    while let Some(first) = lines.next().filter(|_| found.len() < INSTRUCTIONS_MAX) {
         if first.trim().is_empty() || first.trim_start().starts_with('#') {
             continue;
         }
@@ -161,14 +167,11 @@ fn is_number(text: &str) -> bool {
 /// Takes words apart as the builder's shell syntax has it.
 struct Lexer<'a> {
     escape: char,
-    variables: &'a [(String, String)],
+    /// Where variables are looked up, in this order.
+    scopes: Vec<&'a Pairs>,
 }
 
-impl<'a> Lexer<'a> {
-    fn new(escape: char, variables: &'a [(String, String)]) -> Lexer<'a> {
-        Lexer { escape, variables }
-    }
-
+impl Lexer<'_> {
     /// Words between blanks, with their quotes and escapes.
     fn words(&self, text: &str) -> Vec<String> {
         let mut words = Vec::new();
@@ -207,12 +210,38 @@ impl<'a> Lexer<'a> {
         pairs.map(|(name, value)| (self.expand(name), self.expand(value))).collect()
     }
 
+    /// The arguments that are declared: as the build gives them, or else as they are by default.
+    fn arguments(
+        &self,
+        text: &str,
+        given: &[(String, String)],
+        global: &Pairs,
+    ) -> Vec<(String, String)> {
+        let declared = self.words(text).into_iter().filter_map(|word| {
+            let (name, default) = match word.split_once('=') {
+                Some((name, default)) => (name, Some(self.expand(default))),
+                None => (&*word, global.get(&word).cloned()),
+            };
+            let given = given.iter().rfind(|(key, _)| key == name).map(|(_, value)| value.clone());
+            Some((name.to_owned(), given.or(default)?))
+        });
+        declared.collect()
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        self.scopes.iter().find_map(|scope| scope.get(name)).map(String::as_str)
+    }
+
     /// A word as it is meant: quotes and escapes taken off, variables put in.
     fn expand(&self, word: &str) -> String {
+        // Braces within braces are as deep as a word is long.
+        if word.len() > WORD_BYTES_MAX {
+            return word.to_owned();
+        }
         let mut out = String::new();
         let mut quote = None;
         let mut rest = word;
-        while let Some(char) = rest.chars().next() {
+        while let Some(char) = rest.chars().next().filter(|_| out.len() < WORD_BYTES_MAX) {
             rest = &rest[char.len_utf8()..];
             match (char, quote) {
                 ('"' | '\'', None) => quote = Some(char),
@@ -243,7 +272,7 @@ impl<'a> Lexer<'a> {
             let (name, rest) = text.split_at(name_length(text));
             match name {
                 "" => out.push('$'),
-                _ => out.push_str(value(self.variables, name).unwrap_or_default()),
+                _ => out.push_str(self.value(name).unwrap_or_default()),
             }
             return rest;
         };
@@ -252,7 +281,7 @@ impl<'a> Lexer<'a> {
             return inner;
         };
         let (name, operation) = inner[..end].split_at(name_length(&inner[..end]));
-        let value = value(self.variables, name);
+        let value = self.value(name);
         let set = value.is_some_and(|value| !value.is_empty());
         let value = value.unwrap_or_default();
         match operation.split_at_checked(1) {
@@ -347,6 +376,21 @@ mod tests {
         ] {
             assert_eq!(hub_url(text, &[], ""), None, "{text}");
         }
+    }
+
+    #[test]
+    fn what_would_grow_without_end_does_not() {
+        let double = |n: u32| format!("ARG A{n}=$A{m}$A{m}\n", m = n - 1);
+        let doubled = (1..60).map(double).collect::<Vec<_>>().concat();
+        let text = format!("FROM a\nARG A0=0123456789\n{doubled}LABEL hub_url=$A59\n");
+        let length = hub_url(&text, &[], "").map(|url| url.len());
+        assert!(length.is_some_and(|length| length < 3 * WORD_BYTES_MAX), "{length:?}");
+        for depth in [WORD_BYTES_MAX / 6, 200_000] {
+            let nested = "${a:-".repeat(depth) + &"}".repeat(depth);
+            assert!(hub_url(&format!("FROM a\nLABEL hub_url={nested}"), &[], "").is_some());
+        }
+        let many = "FROM a AS a\n".repeat(INSTRUCTIONS_MAX) + "LABEL hub_url=x\n";
+        assert_eq!(hub_url(&many, &[], ""), None);
     }
 
     #[test]

@@ -60,6 +60,8 @@ const SERVICE_KEYS: &str = "\
 
 /// More files than anybody's compose file is made of.
 const FILES_MAX: usize = 32;
+/// More words than stand in all lists of files of one.
+const WORDS_MAX: usize = 1000;
 
 /// What stands in files that Compose and the builder would read by themselves: to be looked at
 /// before they are asked to. `root` is the repository, without symbolic links; `files` are the
@@ -91,12 +93,13 @@ pub(crate) fn check_files(root: &Path, files: &[PathBuf]) -> Vec<Refusal> {
         if escapes(root, &file) {
             continue;
         }
-        let Some(text) = read(&file).filter(|_| at <= FILES_MAX) else {
+        let words = read(&file).filter(|_| at <= FILES_MAX).map(|text| named_files(&text));
+        let Some(words) = words.filter(|words| words.len() <= WORDS_MAX) else {
             refuse(&mut found, PATHS, format!("{name}: too much, or no text"));
             break;
         };
         let folder = file.parent().unwrap_or(root);
-        for word in named_files(&text) {
+        for word in words {
             let said = format!("{name}: {word}");
             let path = folder.join(&word);
             // An alias, or a variable: where that leads is known to Compose alone.
@@ -130,6 +133,9 @@ fn named_files(text: &str) -> Vec<String> {
         found.extend(spelled.then(|| format!("${key}")));
         let start = KEYS.iter().filter_map(|key| Some(line.find(key)? + key.len())).min();
         let Some(start) = start else { continue };
+        if found.len() > WORDS_MAX {
+            break;
+        }
         let below = lines[number + 1..].iter();
         let below = below.take_while(|next| indentation(next) > indentation(line) || !is_key(next));
         for line in std::iter::once(&line[start..]).chain(below.copied()) {
