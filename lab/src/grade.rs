@@ -57,9 +57,6 @@ usage: lab grade PATH [--format text|json|junit|markdown] [--output FILE]
 
 /// How long a build may take: one that compiles takes minutes.
 const BUILD_SECONDS: u64 = 600;
-/// Projects of ours are called so, with our pid and a number behind it.
-const PREFIX: &str = "grade-";
-
 /// The verb. `Err` says which argument is wrong.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, String> {
     let options = Options::read(arguments)?;
@@ -265,7 +262,7 @@ impl Class<'_> {
     /// Marks one deployment, and removes what that made; `Err` is the signal that ended it.
     async fn mark(&self, number: usize, target: &Target<'_>) -> io::Result<Result<Report, i32>> {
         let (lang, Marker { engine, progress, .. }) = (self.options.lang, &self.marker);
-        let site = Site::new(format!("{PREFIX}{}-{number}", process::id()));
+        let site = Site::new(format!("{}{}-{number}", prefix(), process::id()));
         let marking = async {
             match target {
                 Target::Checkout(path) => self.marker.checkout(path, &site).await,
@@ -285,8 +282,10 @@ impl Class<'_> {
 
     /// Removes what markings left here that were killed.
     async fn clear_leftovers(&self) {
+        let prefix = prefix();
         for project in self.marker.engine.projects().await {
-            if maker(&project).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let Some(pid) = maker(&project, &prefix) else { continue };
+            if !Path::new(&format!("/proc/{pid}")).exists() {
                 Site::new(project).clear(self.marker.engine).await;
             }
         }
@@ -356,9 +355,17 @@ fn interrupted(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(1)
 }
 
-/// The pid of the marker that made a project, if one did.
-fn maker(project: &str) -> Option<u32> {
-    let (pid, number) = project.strip_prefix(PREFIX)?.split_once('-')?;
+/// How projects of ours begin; a pid and a number follow. What is in it of the namespace of pids
+/// tells those of markers that we can see from those that may well live elsewhere.
+fn prefix() -> String {
+    let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let digits: String = link.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+    format!("grade-{digits}-")
+}
+
+/// The pid of the marker that made a project, if one did that we can see.
+fn maker(project: &str, prefix: &str) -> Option<u32> {
+    let (pid, number) = project.strip_prefix(prefix)?.split_once('-')?;
     number.parse::<usize>().ok()?;
     pid.parse().ok()
 }
@@ -480,13 +487,14 @@ mod tests {
     #[test]
     fn projects_of_ours_are_known_by_their_name() {
         for (project, pid) in [
-            ("grade-12-0", Some(12)),
+            ("grade-7-12-0", Some(12)),
+            ("grade-8-12-0", None),
             ("grade-flask", None),
-            ("grade-12", None),
-            ("grade-12-x", None),
-            ("other-12-0", None),
+            ("grade-7-12", None),
+            ("grade-7-12-x", None),
+            ("other-7-12-0", None),
         ] {
-            assert_eq!(maker(project), pid, "{project}");
+            assert_eq!(maker(project, "grade-7-"), pid, "{project}");
         }
     }
 }
