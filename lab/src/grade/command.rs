@@ -21,6 +21,8 @@ const ANSWER_BYTES_MAX: usize = 8 << 20;
 const LOG_LINES_MAX: usize = 200;
 /// A longer line is split: what a build prints must not fill the memory.
 const LINE_BYTES_MAX: usize = 4 << 10;
+/// Linux lets 208 KiB wait in a socket, unless it was told otherwise.
+const SOCKET_BYTES_MAX: usize = 1 << 20;
 /// One read takes so much.
 const READ_BYTES_MAX: usize = 16 << 10;
 
@@ -138,14 +140,15 @@ async fn follow(socket: &Watched<UnixStream>, take: Take<'_>) {
     pending::<()>().await;
 }
 
-/// Hands on what is there already: one last piece, for whoever still writes writes for ever.
+/// Hands on what is there already, up to what fits in a socket: whoever lives on may write on.
 fn drain(socket: &Watched<UnixStream>, take: Take<'_>) {
-    let mut bytes = vec![0; ANSWER_BYTES_MAX];
-    let mut length = 0;
-    while let Ok(count @ 1..) = socket.get().read(&mut bytes[length..]) {
-        length += count;
+    let mut bytes = vec![0; READ_BYTES_MAX];
+    for _ in 0..SOCKET_BYTES_MAX / READ_BYTES_MAX {
+        match socket.get().read(&mut bytes) {
+            Ok(count @ 1..) if take(&bytes[..count]).is_continue() => {}
+            _ => return,
+        }
     }
-    let _ = take(&bytes[..length]);
 }
 
 /// A process and all that it starts. Dropping it kills them.
