@@ -13,6 +13,11 @@ use crate::grade::rubric::{Rule, Verdict, Words, words};
 const CRASHES: usize = 2;
 /// Within this a crashed service answers again, as the exercise has it.
 const BACK: Duration = Duration::from_secs(10);
+/// The engine waits before it starts a container again, twice as long each time, unless that ran
+/// for so long. After more restarts than these, which may have come while both were starting, the
+/// wait alone could take what the service is given.
+const RESTS: Duration = Duration::from_secs(11);
+const RESTARTS_MAX: i64 = 3;
 /// How long a process may take to end after it has cut its last connection.
 const END: Duration = Duration::from_secs(3);
 
@@ -116,11 +121,14 @@ impl Inspection<'_> {
 
     /// Crashes a service once, and waits until it is back, whatever else is wrong.
     async fn crash(&self, service: &Service) -> Crash {
-        let (began, since) = (runtime::now(), epoch());
         let Some(before) = self.state(&service.container.id).await else {
             let gone = words("its container is gone", "son conteneur a disparu");
             return Crash { reproach: Some(gone), is_back: false };
         };
+        if before.restarts > RESTARTS_MAX {
+            runtime::sleep_until(runtime::now() + RESTS).await;
+        }
+        let (began, since) = (runtime::now(), epoch());
         let mut reproach = match probe::get(self.door(service).await, "/traceback").await {
             Reply::Nothing | Reply::Silence => None,
             reply => Some(told("GET /traceback", "GET /traceback", &reply)),
