@@ -347,6 +347,37 @@ fn a_kept_connection_that_the_backend_closes_is_no_clients_business() {
 }
 
 #[test]
+fn what_a_backend_says_unasked_is_no_answer_to_the_next_call() {
+    // An answer too many, or the farewell of a server that is tired of waiting.
+    let surplus = WELL.replace("[1,2]", "[3,4]");
+    let farewell = "HTTP/1.1 408 \r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_owned();
+    for unasked in [surplus, farewell] {
+        let turn = Arc::new(Barrier::new(2));
+        let (taken, connections) = (Arc::clone(&turn), AtomicUsize::new(0));
+        let backend = Backend::start(move |line| {
+            let first = connections.fetch_add(1, Ordering::Relaxed) == 0;
+            while line.answer(WELL) {
+                if first {
+                    taken.wait();
+                    line.say(&unasked);
+                    taken.wait();
+                }
+            }
+        });
+        let process = Process::start(command_for(backend.port).env("WORKERS", "1"));
+        let mut client = process.connect();
+        assert_eq!(client.ask("/").body, WRAPPED);
+        process.stop();
+        client.say(client::get("/"));
+        turn.wait();
+        turn.wait();
+        process.go_on();
+        assert_eq!(client.answer().body, WRAPPED);
+        assert_eq!(backend.connections(), 2);
+    }
+}
+
+#[test]
 fn a_pipeline_that_breaks_is_asked_again_and_no_client_sees_it() {
     let broken = Arc::new(AtomicBool::new(false));
     let breaking = Arc::clone(&broken);

@@ -563,14 +563,10 @@ impl Connection {
     /// Works until the connection has come to its end, and tells which: `Ok` is an announced one.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let shared = Rc::clone(&self.entry.shared);
+        // What has come is read first: it is no answer to what is asked after it (RFC 9112 9.2).
         loop {
-            self.take_calls(&shared);
-            match self.send(cx) {
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Refusal::Short.into())),
-                Poll::Ready(Ok(())) | Poll::Pending => {}
-            }
             let scratch = &mut **shared.scratch.borrow_mut();
-            let received = match self.socket.poll_read(cx, scratch) {
+            let received = match self.socket.poll_read(scratch) {
                 Poll::Ready(received) => received.unwrap_or(0),
                 Poll::Pending => break,
             };
@@ -584,6 +580,11 @@ impl Connection {
                 Ok(Then::Keep) => {}
                 Err(failure) => return Poll::Ready(Err(failure)),
             }
+        }
+        self.take_calls(&shared);
+        match self.send() {
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(Refusal::Short.into())),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         self.entry.update(|line| {
             line.unanswered = self.unanswered.len();
@@ -631,10 +632,10 @@ impl Connection {
         }
     }
 
-    fn send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn send(&mut self) -> Poll<io::Result<()>> {
         while !self.call.outgoing().is_empty() {
             let outgoing = self.call.outgoing();
-            let written = self.socket.poll_try(cx, Direction::Out, |mut io| io.write(outgoing));
+            let written = self.socket.poll_try(Direction::Out, |mut io| io.write(outgoing));
             self.call.sent(ready!(written)?);
         }
         Poll::Ready(Ok(()))

@@ -21,7 +21,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::{Duration, Instant};
 
 use crate::sys::{self, Epoll};
@@ -95,19 +95,19 @@ pub fn now() -> Instant {
 /// Lets every other task that is ready go first, and the kernel be asked for more.
 pub async fn give_way() {
     let mut given = false;
-    poll_fn(|cx| {
+    poll_fn(|_| {
         if std::mem::replace(&mut given, true) {
             return Poll::Ready(());
         }
-        poll_again(cx);
+        poll_again();
         Poll::Pending
     })
     .await;
 }
 
 /// Has this task polled again in the loop's next turn, after everything else that is ready.
-pub fn poll_again(cx: &Context<'_>) {
-    worker(|worker| worker.yielded.borrow_mut().push(cx.waker().clone()));
+pub fn poll_again() {
+    worker(|worker| worker.yielded.borrow_mut().push(worker.polled.get()));
 }
 
 /// The future's output, or `None` once it is `at` and there is none.
@@ -222,19 +222,15 @@ impl<S: AsFd> Watched<S> {
     }
 
     /// Tries the operation, again after each event, until it is not `WouldBlock`. `Pending` means
-    /// that this task is woken when the source is ready that way.
+    /// that the task being polled will be polled again when the source is ready that way.
     pub fn poll_try<T>(
         &self,
-        cx: &Context<'_>,
         direction: Direction,
         mut operation: impl FnMut(&S) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         loop {
-            if worker(|worker| !worker.source(self.index, |source| source.is_ready(direction))) {
-                return match worker(|worker| worker.await_source(self, direction, cx.waker())) {
-                    Ok(()) => Poll::Pending,
-                    Err(error) => Poll::Ready(Err(error)),
-                };
+            if let Err(error) = ready!(worker(|worker| worker.poll_ready(self, direction))) {
+                return Poll::Ready(Err(error));
             }
             match operation(&self.io) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -258,19 +254,19 @@ impl<S: AsFd> Watched<S> {
         direction: Direction,
         mut operation: impl FnMut(&S) -> io::Result<T>,
     ) -> io::Result<T> {
-        let result = poll_fn(|cx| self.poll_try(cx, direction, &mut operation)).await;
+        let result = poll_fn(|_| self.poll_try(direction, &mut operation)).await;
         worker(|worker| worker.source(self.index, |source| source.tried(direction)));
         result
     }
 
     /// Reads what is there; 0 is the end. A short read means that no more is there now, which
     /// saves the call that would say so.
-    pub fn poll_read(&self, cx: &Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>>
+    pub fn poll_read(&self, into: &mut [u8]) -> Poll<io::Result<usize>>
     where
         for<'a> &'a S: Read,
     {
         let room = into.len();
-        let read = self.poll_try(cx, Direction::In, |mut io| io.read(into));
+        let read = self.poll_try(Direction::In, |mut io| io.read(into));
         if let Poll::Ready(Ok(count)) = read
             && (1..room).contains(&count)
         {
@@ -306,6 +302,24 @@ impl Signals {
     }
 }
 
+/// A timer that is met to some microseconds, for those to whom a millisecond is long. Each
+/// wait costs two system calls; a deadline costs none.
+#[derive(Debug)]
+pub struct Alarm(Watched<File>);
+
+impl Alarm {
+    /// One that is not set.
+    pub fn new() -> io::Result<Alarm> {
+        Ok(Alarm(Watched::new(File::from(sys::timer()?))))
+    }
+
+    /// Waits until it is `at`.
+    pub async fn at(&self, at: Instant) -> io::Result<()> {
+        sys::set_timer(self.0.get().as_fd(), at.saturating_duration_since(Instant::now()))?;
+        self.0.attempt(Direction::In, |mut timer| timer.read(&mut [0; 8])).await.map(drop)
+    }
+}
+
 // ---------- below: how it is done ----------
 
 struct Worker {
@@ -315,7 +329,10 @@ struct Worker {
     free_slots: RefCell<Vec<usize>>,
     /// Tasks to poll in this turn, and those that gave way until the next.
     ready: RefCell<VecDeque<usize>>,
-    yielded: RefCell<Vec<Waker>>,
+    yielded: RefCell<Vec<usize>>,
+    /// The task that is being polled. What it waits for of this worker's own is noted by its
+    /// number; a waker is for whoever does not know it.
+    polled: Cell<usize>,
     /// The deadline that the task being polled has asked for so far.
     wanted: Cell<Option<Instant>>,
     /// No task's deadline is earlier than this.
@@ -358,6 +375,7 @@ impl Worker {
             free_slots: RefCell::default(),
             ready: RefCell::default(),
             yielded: RefCell::default(),
+            polled: Cell::new(FIRST),
             wanted: Cell::new(None),
             next_due: Cell::new(None),
             sources: RefCell::default(),
@@ -381,13 +399,14 @@ impl Worker {
                     continue;
                 }
                 self.wanted.set(None);
+                self.polled.set(FIRST);
                 if let Poll::Ready(output) = first.as_mut().poll(&mut context) {
                     return Ok(output);
                 }
                 deadline = self.wanted.take();
             }
-            for waker in self.yielded.take() {
-                waker.wake();
+            for index in self.yielded.take() {
+                self.wake(index);
             }
             self.await_events(earlier(deadline, self.next_due.get()))?;
             if deadline.is_some_and(|at| at <= self.now.get()) {
@@ -402,6 +421,7 @@ impl Worker {
     fn poll(&self, index: usize) {
         let Some((mut task, waker)) = self.take_task(index) else { return };
         self.wanted.set(None);
+        self.polled.set(index);
         let mut context = Context::from_waker(&waker);
         let polled = catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(&mut context)));
         let left = match polled {
@@ -496,7 +516,9 @@ impl Worker {
             if let Some(source) = self.sources.borrow_mut().get_mut(token as u32 as usize)
                 && u64::from(source.generation) == token >> 32
             {
-                source.rouse(ready);
+                for index in source.rouse(ready).into_iter().flatten() {
+                    self.wake(index);
+                }
             }
         }
         Ok(())
@@ -586,8 +608,8 @@ struct Source {
     readable: bool,
     writable: bool,
     ended: bool,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
+    reader: Option<usize>,
+    writer: Option<usize>,
 }
 
 impl Source {
@@ -617,18 +639,14 @@ impl Source {
         self.readable = false;
     }
 
-    /// Notes an event. Wakers stay where they are, so that a busy connection clones none.
-    fn rouse(&mut self, ready: u32) {
+    /// Notes an event; whoever waits for it. They stay noted, for the next one.
+    fn rouse(&mut self, ready: u32) -> [Option<usize>; 2] {
         self.ended |= ready & sys::ENDED != 0;
         self.readable |= ready & sys::READABLE != 0;
         self.writable |= ready & (sys::WRITABLE | sys::FAILED) != 0;
-        for (direction, waker) in [(Direction::In, &self.reader), (Direction::Out, &self.writer)] {
-            if let Some(waker) = waker
-                && self.is_ready(direction)
-            {
-                waker.wake_by_ref();
-            }
-        }
+        let reader = self.reader.filter(|_| self.is_ready(Direction::In));
+        let writer = self.writer.filter(|_| self.is_ready(Direction::Out));
+        [reader, writer]
     }
 }
 
@@ -666,26 +684,26 @@ impl Worker {
         with(&mut self.sources.borrow_mut()[index])
     }
 
-    /// Notes whom to wake, and has the kernel watch the source from its first wait on.
-    fn await_source<S: AsFd>(
+    /// Whether to try. Before that, notes who waits, and has the kernel watch the source from its
+    /// first wait on.
+    fn poll_ready<S: AsFd>(
         &self,
         watched: &Watched<S>,
         direction: Direction,
-        waker: &Waker,
-    ) -> io::Result<()> {
+    ) -> Poll<io::Result<()>> {
         self.source(watched.index, |source| {
-            let place = match direction {
-                Direction::In => &mut source.reader,
-                Direction::Out => &mut source.writer,
-            };
-            if !place.as_ref().is_some_and(|old| old.will_wake(waker)) {
-                *place = Some(waker.clone());
+            if source.is_ready(direction) {
+                return Poll::Ready(Ok(()));
+            }
+            match direction {
+                Direction::In => source.reader = Some(self.polled.get()),
+                Direction::Out => source.writer = Some(self.polled.get()),
             }
             // Room to write is told of from the first time that there was none: before that, each
             // new connection would be said to have it.
             let interest = match (source.sharing, source.watched, direction) {
                 (_, Some(Direction::Out), _) | (_, Some(Direction::In), Direction::In) => {
-                    return Ok(());
+                    return Poll::Pending;
                 }
                 // With this flag the kernel takes no other interest.
                 (Sharing::Exclusive, ..) => sys::READABLE | sys::EXCLUSIVE,
@@ -696,7 +714,10 @@ impl Worker {
             };
             let known = source.watched.replace(direction).is_some();
             let token = u64::from(source.generation) << 32 | watched.index as u64;
-            self.epoll.borrow().watch(watched.io.as_fd(), known, interest, token)
+            match self.epoll.borrow().watch(watched.io.as_fd(), known, interest, token) {
+                Ok(()) => Poll::Pending,
+                failed => Poll::Ready(failed),
+            }
         })
     }
 
@@ -738,7 +759,7 @@ mod tests {
 
     async fn read(from: &Watched<UnixStream>) -> Vec<u8> {
         let mut bytes = [0; 64];
-        let count = poll_fn(|cx| from.poll_read(cx, &mut bytes)).await.expect("a read");
+        let count = poll_fn(|_| from.poll_read(&mut bytes)).await.expect("a read");
         bytes[..count].to_vec()
     }
 
@@ -865,6 +886,22 @@ mod tests {
             order.take()
         });
         assert_eq!(order, ["a", "b", "a", "b"]);
+    }
+
+    #[test]
+    fn an_alarm_comes_no_sooner_than_it_is_set_to_and_again_after_each_wait() {
+        on_a_worker(async |_| {
+            let alarm = Alarm::new().expect("an alarm");
+            for at in [Duration::ZERO, Duration::from_micros(300), Duration::from_millis(2)] {
+                let at = Instant::now() + at;
+                alarm.at(at).await.expect("its time");
+                assert!(Instant::now() >= at);
+            }
+            // A wait that was given up is forgotten.
+            let late = Instant::now() + Duration::from_secs(3600);
+            assert!(within(now(), alarm.at(late)).await.is_none());
+            alarm.at(Instant::now() + Duration::from_millis(1)).await.expect("its time");
+        });
     }
 
     #[test]

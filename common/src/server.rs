@@ -22,14 +22,16 @@ use crate::sys;
 /// Connections that the kernel may complete before they are accepted: a burst of a few thousand
 /// clients. The kernel cuts it down to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-/// One read takes at most this much: a deep pipeline in one call, at one buffer a worker.
-const READ_BYTES_MAX: usize = 64 << 10;
+/// One read takes at most this much: a pipeline of some hundred requests in one call. A client that
+/// reads no answers holds it, and the answers below: with more, a few hundred of them fill a
+/// container.
+const READ_BYTES_MAX: usize = 16 << 10;
 /// Reads of one connection before the others have their turn.
 const READS_A_TURN_MAX: usize = 4;
 /// Requests of one connection that may wait for their answers: a pipeline's depth.
 const UNANSWERED_MAX: usize = 32;
 /// Unsent answers after which nothing more is read from a client that does not read them.
-const OUTGOING_BYTES_MAX: usize = 64 << 10;
+const OUTGOING_BYTES_MAX: usize = 16 << 10;
 /// Buffers and queues kept for the next connections that need them, and the largest buffer.
 const SPARES_MAX: usize = 64;
 const ROOM_BYTES_MAX: usize = 16 << 10;
@@ -365,7 +367,7 @@ impl<S: Service> Connection<S> {
             while self.settle(cx) && taken == Taken::AsManyAsMayWait {
                 taken = self.take_requests();
             }
-            match self.send(cx) {
+            match self.send() {
                 Poll::Ready(Ok(())) if self.is_over() => return Poll::Ready(self.parting()),
                 Poll::Ready(Err(_)) => return Poll::Ready(Parting::Plain),
                 _ => {}
@@ -374,7 +376,7 @@ impl<S: Service> Connection<S> {
                 _ if !self.has_room() || self.is_deaf() => Poll::Pending,
                 // What was sent has made room for what was received before.
                 Taken::AsManyAsMayWait => continue,
-                Taken::All => self.receive(cx),
+                Taken::All => self.receive(),
             };
             match received {
                 Poll::Ready(Ok(())) => {}
@@ -386,7 +388,7 @@ impl<S: Service> Connection<S> {
                 },
             }
         }
-        runtime::poll_again(cx);
+        runtime::poll_again();
         Poll::Pending
     }
 
@@ -492,10 +494,10 @@ impl<S: Service> Connection<S> {
         self.since = runtime::now();
     }
 
-    fn send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn send(&mut self) -> Poll<io::Result<()>> {
         while !self.conversation.outgoing().is_empty() {
             let outgoing = self.conversation.outgoing();
-            let written = self.socket.poll_try(cx, Direction::Out, |mut io| io.write(outgoing));
+            let written = self.socket.poll_try(Direction::Out, |mut io| io.write(outgoing));
             self.conversation.sent(ready!(written)?);
             self.since = runtime::now();
         }
@@ -522,10 +524,10 @@ impl<S: Service> Connection<S> {
             && self.conversation.outgoing().len() < OUTGOING_BYTES_MAX
     }
 
-    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn receive(&mut self) -> Poll<io::Result<()>> {
         let house = &self.place.house;
         let scratch = &mut **house.scratch.borrow_mut();
-        let count = ready!(self.socket.poll_read(cx, scratch))?;
+        let count = ready!(self.socket.poll_read(scratch))?;
         self.input_ended = count == 0;
         if self.conversation.is_resting() {
             self.conversation.lend(house.rooms.borrow_mut().pop().unwrap_or_default());
@@ -569,16 +571,16 @@ impl<S: Service> Connection<S> {
     }
 
     /// Waits a moment for the client to end its half, now that ours has ended.
-    fn linger(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
+    fn linger(&mut self, until: Instant) -> Poll<()> {
         let scratch = &mut **self.place.house.scratch.borrow_mut();
         for _ in 0..READS_A_TURN_MAX {
-            match self.socket.poll_read(cx, scratch) {
+            match self.socket.poll_read(scratch) {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => return runtime::due(until),
             }
         }
-        runtime::poll_again(cx);
+        runtime::poll_again();
         runtime::due(until)
     }
 }
@@ -603,7 +605,7 @@ impl<S: Service> Future for Connection<S> {
             },
         };
         connection.lingers = Some(until);
-        connection.linger(cx, until)
+        connection.linger(until)
     }
 }
 

@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Duration;
 
 /// Something to read, or the end.
 pub(crate) const READABLE: u32 = 0x1;
@@ -54,6 +55,19 @@ struct Limit {
     hard: u64,
 }
 
+/// `struct itimerspec`: how often again, and how soon first.
+#[repr(C)]
+struct Timer {
+    interval: TimeSpan,
+    value: TimeSpan,
+}
+
+#[repr(C)]
+struct TimeSpan {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
 /// `sockaddr_in` and `sockaddr_in6` in one: the first is 16 bytes long, the second 28.
 #[repr(C, align(4))]
 struct Address([u8; 28]);
@@ -72,6 +86,9 @@ unsafe extern "C" {
     fn prctl(option: c_int, ...) -> c_int;
     fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
     fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
+    fn sched_setaffinity(pid: c_int, size: usize, cores: *const CoreSet) -> c_int;
+    fn timerfd_create(clock: c_int, flags: c_int) -> c_int;
+    fn timerfd_settime(fd: c_int, flags: c_int, new: *const Timer, old: *mut Timer) -> c_int;
 }
 
 const CLOEXEC: c_int = 0o2_000_000;
@@ -252,6 +269,23 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(prepare) }
 }
 
+/// `cpu_set_t`: 1,024 bits in both C libraries, the first core the lowest.
+#[repr(C)]
+struct CoreSet([u64; 16]);
+
+/// Has the command's process, and all that it starts, run on this core alone.
+pub fn pin(command: &mut Command, core: usize) -> &mut Command {
+    let mut words = [0; 16];
+    words[core / 64 % 16] = 1 << (core % 64);
+    let cores = CoreSet(words);
+    let prepare = move || {
+        // SAFETY: the set lives through the call, and its size is the one that is passed.
+        checked(unsafe { sched_setaffinity(0, size_of::<CoreSet>(), &raw const cores) }).map(drop)
+    };
+    // SAFETY: between fork and exec it makes one system call and allocates nothing.
+    unsafe { command.pre_exec(prepare) }
+}
+
 /// Raises the soft limit of open descriptors to the hard one, if it may; the limit in force.
 pub fn raise_open_files() -> io::Result<u64> {
     const OPEN_FILES: c_int = 7;
@@ -264,6 +298,25 @@ pub fn raise_open_files() -> io::Result<u64> {
         Ok(_) => Ok(raised.soft),
         Err(_) => Ok(limit.soft),
     }
+}
+
+/// A descriptor that becomes readable when its time is over, as often as that is set.
+pub(crate) fn timer() -> io::Result<OwnedFd> {
+    const MONOTONIC: c_int = 1;
+    // SAFETY: no pointer is passed.
+    owned(unsafe { timerfd_create(MONOTONIC, CLOEXEC | NONBLOCK) })
+}
+
+/// Sets a timer anew. Zero would stop it, and is taken for the shortest time there is.
+pub(crate) fn set_timer(timer: BorrowedFd<'_>, left: Duration) -> io::Result<()> {
+    let left = left.max(Duration::from_nanos(1));
+    let value =
+        TimeSpan { seconds: left.as_secs() as i64, nanoseconds: left.subsec_nanos().into() };
+    let new = Timer { interval: TimeSpan { seconds: 0, nanoseconds: 0 }, value };
+    // SAFETY: the new setting lives through the call; a null old one is not written.
+    let done =
+        unsafe { timerfd_settime(timer.as_raw_fd(), 0, &raw const new, std::ptr::null_mut()) };
+    checked(done).map(drop)
 }
 
 fn checked(result: c_int) -> io::Result<c_int> {

@@ -1,13 +1,12 @@
-//! Mutated requests and answers: whatever the bytes are, nothing panics, a refusal is final, and
-//! what is understood, and when, does not depend on where the network cuts them. A failure prints
-//! its case and the seed that makes it the first one: `MUTATION_SEED=… MUTATION_CASES=1`.
+//! Mutated requests and answers, held against the invariants. A failure prints its case and the
+//! seed that makes it the first one: `MUTATION_SEED=… MUTATION_CASES=1`.
 
-use std::fmt::Write;
+#[path = "shared/invariants.rs"]
+mod invariants;
 
-use common::http::call::{Answer, Call};
-use common::http::conversation::{Asked, Conversation, Room, Stage};
-use common::http::{Date, Limits, Method, Refusal, Request, Response, Status, Then, Version};
-use common::json;
+use common::http::Refusal;
+
+use invariants::{Answers, Step, What, assert_answers, assert_requests};
 
 /// Cases of each kind, a few seconds without optimization; `MUTATION_CASES` asks for more.
 const CASES: u64 = 60_000;
@@ -15,13 +14,7 @@ const SEED: u64 = 1;
 /// Below this many cases, chance may leave a refusal out.
 const CASES_THAT_SEE_ALL: u64 = 50_000;
 
-/// So narrow that mutations reach every bound.
-const LIMITS: Limits = Limits { head_bytes_max: 256, body_bytes_max: 64 };
 const INPUT_BYTES_MAX: usize = 1024;
-/// Two heads, for one may be remembered, and an answer; a `Vec` doubles.
-const ROOM_BYTES_MAX: usize = 2 * (2 * LIMITS.head_bytes_max + 200);
-const DATE: &Date = b"Sun, 06 Nov 1994 08:49:37 GMT";
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 const REQUESTS: &[&[u8]] = &[
     b"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -125,18 +118,8 @@ const WORDS: &[&[u8]] = &[
 #[test]
 fn mutated_requests_are_taken_in_one_way() {
     let refused = run(REQUESTS, REQUEST_TOKENS, |input, dice| {
-        let bytes: Vec<_> = input.chunks(1).collect();
-        // Buffers go from one conversation to the next, and what they remember must not show.
-        let mut room = Room::default();
-        let steps = converse(&bytes, Answers::AtOnce, &mut room);
-        assert!(room.capacity() <= ROOM_BYTES_MAX, "{}", room.capacity());
-        assert_unambiguous(input, &steps);
         let answers = dice.one_of(&[Answers::AtOnce, Answers::AtTheEnd]);
-        assert_eq!(converse(&[input], answers, &mut room), met(&steps, &[input.len()]));
-        let at = dice.below(input.len() + 1);
-        let halves = [&input[..at], &input[at..]];
-        assert_eq!(converse(&halves, answers, &mut room), met(&steps, &[at, input.len()]));
-        steps
+        assert_requests(input, &[dice.below(input.len() + 1)], answers)
     });
     // The others are for clocks, crowds and clients.
     let others = [Refusal::Slow, Refusal::Crowded, Refusal::Unasked, Refusal::Short];
@@ -147,12 +130,7 @@ fn mutated_requests_are_taken_in_one_way() {
 fn mutated_answers_are_taken_in_one_way() {
     let refused = run(ANSWERS, ANSWER_TOKENS, |input, dice| {
         let asked = dice.one_of(&[0, 1, 1, 1, 2, 2, 3, 4]);
-        let steps = call(asked, &input.chunks(1).collect::<Vec<_>>());
-        assert_eq!(call(asked, &[input]), met(&steps, &[input.len()]));
-        let at = dice.below(input.len() + 1);
-        let halves = [&input[..at], &input[at..]];
-        assert_eq!(call(asked, &halves), met(&steps, &[at, input.len()]));
-        steps
+        assert_answers(input, &[dice.below(input.len() + 1)], asked)
     });
     let others = [
         Refusal::Target,
@@ -163,222 +141,6 @@ fn mutated_answers_are_taken_in_one_way() {
         Refusal::Crowded,
     ];
     assert_all_seen(&refused, &others);
-}
-
-/// Something understood, after so many bytes had come.
-#[derive(Clone, Debug, PartialEq)]
-struct Step {
-    received: usize,
-    what: What,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum What {
-    /// A request or an answer, in words.
-    Message(String),
-    Refused(Refusal),
-    /// What is left when the input is over: all taken or not, and all that was sent.
-    Left(Stage, bool, Vec<u8>),
-}
-
-/// What must be seen of the same input if it comes in pieces that end there.
-fn met(steps: &[Step], ends: &[usize]) -> Vec<Step> {
-    let at = |received| ends.iter().copied().find(|end| *end >= received).unwrap_or(received);
-    steps.iter().map(|step| Step { received: at(step.received), ..step.clone() }).collect()
-}
-
-/// When requests are answered: later than they are taken only changes the order of the calls.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Answers {
-    AtOnce,
-    AtTheEnd,
-}
-
-/// A conversation about these pieces, and about some more when it is over.
-fn converse(pieces: &[&[u8]], answers: Answers, room: &mut Room) -> Vec<Step> {
-    let mut conversation = Conversation::new(LIMITS);
-    let (mut steps, mut received, mut sent) = (Vec::new(), 0, Vec::new());
-    let mut unanswered = Vec::new();
-    let mut refused = None;
-    let good = Response::json(Status::Ok, &b"x"[..]);
-    let bad = Response::json(Status::BadRequest, &b"x"[..]);
-    for piece in pieces {
-        if conversation.is_resting() {
-            conversation.lend(std::mem::take(room));
-        }
-        conversation.receive(piece);
-        received += piece.len();
-        while refused.is_none() {
-            let what = match conversation.request() {
-                Ok(None) => break,
-                Ok(Some((request, asked))) => {
-                    unanswered.push(asked);
-                    What::Message(in_words(&request, asked))
-                }
-                Err(refusal) => {
-                    refused = Some(refusal);
-                    What::Refused(refusal)
-                }
-            };
-            steps.push(Step { received, what });
-        }
-        if answers == Answers::AtOnce {
-            for asked in unanswered.drain(..) {
-                reply(&mut conversation, asked, &good, &mut sent);
-            }
-        }
-        send_all(&mut conversation, &mut sent);
-        if refused.is_some() {
-            break;
-        }
-        let under_way = !conversation.is_caught_up();
-        match conversation.rest() {
-            None => assert!(under_way),
-            Some(rest) => {
-                assert!(!under_way);
-                *room = rest;
-            }
-        }
-    }
-    for asked in unanswered.drain(..) {
-        reply(&mut conversation, asked, &good, &mut sent);
-    }
-    let (stage, caught_up) = (conversation.stage(), conversation.is_caught_up());
-    if let Some(refusal) = refused {
-        assert_eq!((stage, caught_up), (Stage::Over, false));
-        conversation.receive(REQUESTS[0]);
-        assert_eq!(conversation.request().map(drop), Err(refusal), "a refusal is final");
-        // Its answer is the last word.
-        conversation.reply(Asked::NOTHING, &bad, Then::Close, DATE);
-        let last = conversation.outgoing();
-        assert!(last.starts_with(b"HTTP/1.1 400 ") && last.ends_with(b"\r\n\r\nx"));
-    }
-    steps.push(Step { received, what: What::Left(stage, caught_up, sent) });
-    steps
-}
-
-fn reply(conversation: &mut Conversation, asked: Asked, response: &Response, sent: &mut Vec<u8>) {
-    conversation.reply(asked, response, Then::Keep, DATE);
-    send_all(conversation, sent);
-}
-
-/// Sends what there is, save for `100 Continue`, which nobody needs whose body came along.
-fn send_all(conversation: &mut Conversation, sent: &mut Vec<u8>) {
-    let outgoing = conversation.outgoing();
-    sent.extend_from_slice(outgoing.strip_suffix(CONTINUE).unwrap_or(outgoing));
-    let count = outgoing.len();
-    conversation.sent(count);
-    assert_eq!(conversation.outgoing(), b"");
-}
-
-fn in_words(request: &Request<'_>, asked: Asked) -> String {
-    let Request { method, path, version, fields } = request;
-    let path_is_fit = match method {
-        Method::Connect => path.contains(&b':'),
-        Method::Options if **path == *b"*" => true,
-        _ => path.starts_with(b"/"),
-    };
-    assert!(path_is_fit, "{method:?} {}", path.escape_ascii());
-    let (method, path) = (method.token().escape_ascii(), path.escape_ascii());
-    let mut words = format!("{method} {path} {version:?}");
-    for name in ["host", "X", "user-agent"] {
-        let value = fields.get(name).unwrap_or(b"none");
-        // Nothing that would break a line of a log.
-        assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)));
-        let _ = write!(words, " {}", value.escape_ascii());
-    }
-    let _ = write!(words, " {asked:?}");
-    words
-}
-
-/// Looks at each request that was taken byte by byte as a careless reader would, who must find
-/// the same end.
-fn assert_unambiguous(input: &[u8], steps: &[Step]) {
-    let mut start = 0;
-    for Step { received, what } in steps {
-        let What::Message(words) = what else { return };
-        let mut raw = &input[start..*received];
-        start = *received;
-        while let [b'\r', b'\n', rest @ ..] = raw {
-            raw = rest;
-        }
-        let head_bytes = raw.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
-        let (head, body) = raw.split_at(head_bytes);
-        assert!(head.len() <= LIMITS.head_bytes_max);
-        let lines = || head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r"));
-        let plain = |line: &[u8]| !line.iter().any(|byte| matches!(byte, b'\r' | 0 | 0x7f));
-        assert!(lines().all(|line| line.is_none_or(plain)), "{words}");
-        let with = |name: &str| {
-            let named = |line: &&[u8]| {
-                line.split_at_checked(name.len())
-                    .is_some_and(|(start, _)| start.eq_ignore_ascii_case(name.as_bytes()))
-            };
-            lines().flatten().filter(named).collect::<Vec<_>>()
-        };
-        let (lengths, codings) = (with("content-length:"), with("transfer-encoding:"));
-        assert!(lengths.len() + codings.len() <= 1, "{words}");
-        let digits = lengths.first().map(|line| line[15..].trim_ascii());
-        let length = digits.map(|digits| str::from_utf8(digits).unwrap().parse::<usize>().unwrap());
-        match codings.first() {
-            None => assert_eq!(body.len(), length.unwrap_or(0), "{words}"),
-            Some(_) => assert!(body.ends_with(b"\r\n\r\n"), "{words}"),
-        }
-        assert!(with("host:").len() == 1 || words.contains(&format!("{:?}", Version::Http10)));
-    }
-}
-
-/// As many calls as were asked, answered by these pieces and then a close.
-fn call(asked: usize, pieces: &[&[u8]]) -> Vec<Step> {
-    let mut call = Call::new(LIMITS);
-    (0..asked).for_each(|_| call.ask(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"));
-    let (mut steps, mut received) = (Vec::new(), 0);
-    let (mut refused, mut answered) = (None, 0);
-    for piece in pieces.iter().copied().map(Some).chain([None]) {
-        match piece {
-            Some(piece) => {
-                call.receive(piece);
-                received += piece.len();
-            }
-            None => {
-                call.close();
-                received += 1;
-            }
-        }
-        while refused.is_none() {
-            let what = match call.answer() {
-                Ok(None) => break,
-                Ok(Some(answer)) => {
-                    answered += 1;
-                    assert!(answered <= asked);
-                    assert!((200..600).contains(&answer.status));
-                    assert!(answer.body.len() as u64 <= LIMITS.body_bytes_max);
-                    assert_rewritten_once(&answer);
-                    What::Message(format!("{answer:?}"))
-                }
-                Err(refusal) => {
-                    refused = Some(refusal);
-                    What::Refused(refusal)
-                }
-            };
-            steps.push(Step { received, what });
-        }
-        if refused.is_some() {
-            break;
-        }
-    }
-    if refused.is_some() {
-        call.receive(ANSWERS[0]);
-        assert_eq!(call.answer().err(), refused, "a refusal is final");
-    }
-    steps
-}
-
-/// What JSON makes of an answer's body, it makes of its own words.
-fn assert_rewritten_once(answer: &Answer<'_>) {
-    let (mut once, mut twice) = (Vec::new(), Vec::new());
-    if json::rewrite(answer.body, &mut once).is_ok() {
-        assert!(json::rewrite(&once, &mut twice).is_ok() && once == twice);
-    }
 }
 
 /// How often each refusal came; the last counts messages that were taken.

@@ -32,6 +32,7 @@ use common::cli::Kind;
 use common::runtime::{self, Either, Ending, Signals};
 use common::sys::{self, SIGCHLD, SIGINT, SIGTERM};
 
+use crate::arguments::Arguments;
 use course::{Marker, Outcome, Site};
 use engine::Engine;
 use progress::Progress;
@@ -102,66 +103,41 @@ impl Options {
             hub: false,
             build_patience: Duration::from_secs(BUILD_SECONDS),
         };
-        let mut arguments = arguments.iter().map(String::as_str);
-        while let Some(argument) = arguments.next() {
-            let (name, value) = match argument.split_once('=') {
-                Some((name, value)) if name.starts_with("--") => (name, Some(value)),
-                _ => (argument, None),
-            };
-            let mut value = |takes: &str| {
-                let value = value.or_else(|| arguments.next());
-                value.ok_or_else(|| format!("{name} needs a value: {takes}"))
-            };
-            match name {
+        let mut arguments = Arguments::new(arguments);
+        while let Some(word) = arguments.next()? {
+            match word {
                 "--hub" => options.hub = true,
-                "--running" => options.running = Some(value("a project's name")?.to_owned()),
-                "--csv" => options.csv = Some(value("a file")?.into()),
-                "--reports" => options.reports = Some(value("a folder")?.into()),
-                "--output" => options.output = Some(value("a file")?.into()),
-                "--keep-log" => options.keep_log = Some(value("a file")?.into()),
+                "--running" => options.running = Some(arguments.value("a project's name")?.into()),
+                "--csv" => options.csv = Some(arguments.value("a file")?.into()),
+                "--reports" => options.reports = Some(arguments.value("a folder")?.into()),
+                "--output" => options.output = Some(arguments.value("a file")?.into()),
+                "--keep-log" => options.keep_log = Some(arguments.value("a file")?.into()),
                 "--format" => {
-                    let names = Format::ALL.map(|(name, _)| name);
-                    let takes = names.join(" or ");
-                    let word = value(&takes)?;
-                    let format = Format::ALL.into_iter().find(|(name, _)| *name == word);
-                    options.format = format.ok_or_else(|| wrong(name, word, &takes))?.1;
+                    let name: String = arguments.parsed(Kind::Word(Format::NAMES))?;
+                    let index = Format::NAMES.iter().position(|known| *known == name);
+                    options.format = Format::ALL[index.expect("one of the words")];
                 }
                 "--lang" => {
-                    options.lang = match value("en or fr")? {
-                        "en" => Lang::English,
-                        "fr" => Lang::French,
-                        word => return Err(wrong(name, word, "en or fr")),
-                    }
+                    let name: String = arguments.parsed(Kind::Word(&["en", "fr"]))?;
+                    options.lang = if name == "fr" { Lang::French } else { Lang::English };
                 }
                 "--pass" => {
                     let takes = "a mark, 0 to 20";
-                    let word = value(takes)?;
-                    let mark = word.parse().ok().filter(|mark: &f64| (0.0..=20.0).contains(mark));
-                    let mark = mark.ok_or_else(|| wrong(name, word, takes))?;
+                    let value = arguments.value(takes)?;
+                    let mark = value.parse().ok().filter(|mark: &f64| (0.0..=20.0).contains(mark));
+                    let mark =
+                        mark.ok_or_else(|| format!("--pass holds {value:?}; it takes {takes}"))?;
                     // Marks are whole quarters: what is above one is the next one.
-                    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+                    #[allow(clippy::cast_sign_loss)]
                     let quarters = (mark * 4.0).ceil() as u32;
                     options.pass = Some(quarters);
                 }
                 "--build-timeout" => {
-                    let kind = Kind::Number(1, 86_400);
-                    let word = value(&kind.takes())?;
-                    let seconds = kind.check(word).and_then(|word| word.parse().ok());
-                    let seconds = seconds.ok_or_else(|| wrong(name, word, &kind.takes()))?;
-                    options.build_patience = Duration::from_secs(seconds);
+                    options.build_patience = Duration::from_secs(arguments.number(1, 86_400)?);
                 }
-                "--allow" => {
-                    let takes = safety::WORDS.join(" or ");
-                    let word = value(&takes)?;
-                    if !safety::WORDS.contains(&word) {
-                        return Err(wrong(name, word, &takes));
-                    }
-                    options.allowed.push(word.to_owned());
-                }
-                _ if name.starts_with('-') => {
-                    return Err(format!("{argument:?} is not known here; see lab grade --help"));
-                }
-                _ => options.paths.push(argument.into()),
+                "--allow" => options.allowed.push(arguments.parsed(Kind::Word(safety::WORDS))?),
+                _ if word.starts_with('-') => return Err(arguments.unknown("grade")),
+                path => options.paths.push(path.into()),
             }
         }
         options.checked()
@@ -180,10 +156,6 @@ impl Options {
             _ => Ok(self),
         }
     }
-}
-
-fn wrong(name: &str, value: &str, takes: &str) -> String {
-    format!("{name} holds {value:?}; it takes {takes}")
 }
 
 /// The language of the messages, as POSIX has it.

@@ -1,7 +1,15 @@
 //! `lab`: the tool around the services. Each verb has its own module; here it is found by name.
 
-mod grade;
+// Counts are far below 2^52, and the targets have 64 bits.
+#![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+
 mod up;
+
+mod bench;
+mod grade;
+mod load;
+
+mod arguments;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -17,6 +25,8 @@ struct Verb {
 
 const VERBS: &[Verb] = &[
     Verb { name: "up", usage: up::USAGE, run: up::run },
+    Verb { name: "load", usage: load::USAGE, run: load::run },
+    Verb { name: "bench", usage: bench::USAGE, run: bench::run },
     Verb { name: "grade", usage: grade::USAGE, run: grade::run },
 ];
 

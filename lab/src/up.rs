@@ -27,6 +27,8 @@ use common::runtime::{self, Direction, Either, Ending, Signals, Watched};
 use common::sys::{self, SIGCHLD, SIGINT, SIGKILL, SIGTERM};
 use common::telemetry::Log;
 
+use crate::arguments::Arguments;
+
 pub(crate) const USAGE: &str = "\
 usage: lab up [--frontend-port N] [--backend-port N]
        Runs api-backend (port 8001) and, once that is healthy, api-frontend (port 8000); under
@@ -84,22 +86,14 @@ struct Ports {
 impl Ports {
     fn read(arguments: &[String]) -> Result<Ports, String> {
         let mut ports = Ports { frontend: 8000, backend: 8001 };
-        let mut arguments = arguments.iter().map(String::as_str);
-        while let Some(argument) = arguments.next() {
-            let (name, value) = match argument.split_once('=') {
-                Some((name, value)) => (name, Some(value)),
-                None => (argument, None),
-            };
-            let port = match name {
+        let mut arguments = Arguments::new(arguments);
+        while let Some(word) = arguments.next()? {
+            let port = match word {
                 "--frontend-port" => &mut ports.frontend,
                 "--backend-port" => &mut ports.backend,
-                _ => return Err(format!("{argument:?} is not known here; see lab up --help")),
+                _ => return Err(arguments.unknown("up")),
             };
-            let takes = Kind::PeerPort.takes();
-            let value = value.or_else(|| arguments.next());
-            let value = value.ok_or_else(|| format!("{name} needs a value: {takes}"))?;
-            let checked = Kind::PeerPort.check(value).and_then(|port| port.parse().ok());
-            *port = checked.ok_or_else(|| format!("{name} holds {value:?}; it takes {takes}"))?;
+            *port = arguments.parsed(Kind::PeerPort)?;
         }
         Ok(ports)
     }
@@ -135,7 +129,7 @@ fn up(ports: &Ports) -> io::Result<u8> {
 }
 
 /// Builds both services, if it was cargo that started this program.
-fn build() -> io::Result<()> {
+pub(crate) fn build() -> io::Result<()> {
     let Some(cargo) = std::env::var_os("CARGO") else { return Ok(()) };
     let mut command = Command::new(cargo);
     command.args(["build", "--locked", "--profile", PROFILE]);
@@ -426,7 +420,7 @@ struct Output<'a> {
 impl Output<'_> {
     /// Passes on what is written, for as long as it is asked to.
     async fn follow(&mut self) -> Infallible {
-        while let Ok(count @ 1..) = poll_fn(|cx| self.socket.poll_read(cx, &mut self.bytes)).await {
+        while let Ok(count @ 1..) = poll_fn(|_| self.socket.poll_read(&mut self.bytes)).await {
             self.pass_on(count);
             // Whoever never falls silent must not keep the signals from being read.
             runtime::give_way().await;

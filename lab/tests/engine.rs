@@ -6,41 +6,33 @@
 
 #[path = "../../common/tests/shared/client.rs"]
 mod client;
+#[path = "../../common/tests/shared/docker.rs"]
+mod docker;
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::ops::{Deref, RangeInclusive};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{self, Child, Command, Output, Stdio};
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 use std::{env, fs};
 
 use common::json::Value;
 use common::sys;
 
 use client::Client;
+use docker::{
+    BACKEND, Container, FRONTEND, Folder, PATIENCE, Run, SERVICES, SOON, ask, docker, done, files,
+    get, is_well, namespace, since_1970, status, text, timed, turn, until,
+};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-const SCRATCH: &str = env!("CARGO_TARGET_TMPDIR");
-const SERVICES: [&str; 2] = ["api-backend", "api-frontend"];
-
-const BACKEND: &str = "{\"body\": \"Je suis une r\\u00e9ponse du backend\"}\n";
-const FRONTEND: &str = "{\"return\": {\"body\": \"Je suis une r\\u00e9ponse du backend\"}, \"status\": \"[SUCESS]\"}\n";
 
 /// What the images may weigh.
 const IMAGE_BYTES_MAX: usize = 500_000;
-/// Within this, whatever can answer again does.
-const SOON: Duration = Duration::from_secs(1);
-/// The end of any wait, so that a fault fails instead of hanging. Engines can be slow.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How often to look at what tells nobody.
-const LOOK: Duration = Duration::from_millis(20);
 
 #[test]
 #[ignore = "needs a Docker engine"]
@@ -71,8 +63,9 @@ fn both_come_up_in_order_and_are_confined() {
     assert!(took < Duration::from_secs(10), "{took:?}");
 
     let healthy = backend.event("health_status: healthy", at).expect("it was healthy");
-    let created = frontend.event("create", at).expect("it was created");
-    assert!(created.at > healthy.at, "created {} s before", healthy.at - created.at);
+    // Compose v2 creates both at once, but starts one after the other.
+    let started = frontend.event("start", at).expect("it was started");
+    assert!(started.at > healthy.at, "started {} s before", healthy.at - started.at);
 
     for (container, service) in [(&backend, "api-backend"), (&frontend, "api-frontend")] {
         check_confinement(container, service);
@@ -443,7 +436,8 @@ fn the_same_sources_give_the_same_bits() {
     let build = |folder: &Path, tag: &str| {
         let tag = format!("{}/{tag}", namespace());
         let output = classic_build(folder, "api-backend", &tag, &["--no-cache", "--force-rm"]);
-        let files = files(&tag);
+        // What names a layer is the digest of all in it: bytes, mode, owner and time.
+        let layers = ask(&tag, "RootFS/Layers");
         // The stage that compiled is of no use as a cache: the next build takes an older one.
         docker(&["rmi", &tag]);
         let stages = text(&output.stdout);
@@ -452,14 +446,14 @@ fn the_same_sources_give_the_same_bits() {
         for id in made.into_iter().rev() {
             let _ = timed("docker").args(["rmi", id]).output();
         }
-        files
+        layers
     };
     let [one, other] = thread::scope(|scope| {
         let one = scope.spawn(|| build(&first.0, "bits"));
         let other = build(&second.0, "bits-elsewhere");
         [one.join().expect("a build"), other]
     });
-    assert!(one == other, "two builds differ");
+    assert_eq!(one, other, "two builds differ");
 }
 
 #[test]
@@ -644,35 +638,6 @@ fn check_failure(answer: &str, expected: u16, words: &[&str]) {
     assert!(words.iter().any(|word| reason.starts_with(word)), "{answer}");
 }
 
-/// One test at a time: two would take each other's processor, and times are what many look at.
-/// Whatever this process makes on the engine has its name, and is removed after its end.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    static JANITOR: OnceLock<Child> = OnceLock::new();
-    // The end of its input is ours, however that comes; a signal from the terminal is not its.
-    const SWEEP: &str = r#"
-        cat > /dev/null
-        {
-            docker ps --all --quiet --filter "name=^/?$1-" | xargs -r docker rm --force --volumes
-            docker network ls --quiet --filter "name=^$1-" | xargs -r docker network rm
-            docker image ls --format "{{.Repository}}:{{.Tag}}" | grep "^$1/" | xargs -r docker rmi
-        } > /dev/null
-        rm -rf "$2""#;
-    JANITOR.get_or_init(|| {
-        let mut janitor = Command::new("sh");
-        janitor.args(["-c", SWEEP, "janitor", namespace()]).arg(scratch(""));
-        janitor.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null());
-        janitor.spawn().expect("sh")
-    });
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// This run's name: the start of every image, container and network that it makes.
-fn namespace() -> &'static str {
-    static NAME: OnceLock<String> = OnceLock::new();
-    NAME.get_or_init(|| format!("enginetest{}", process::id()))
-}
-
 fn image(service: &str) -> String {
     format!("{}/{service}", namespace())
 }
@@ -686,40 +651,15 @@ fn build_images() {
     });
 }
 
-/// A place for files of this run.
-fn scratch(name: &str) -> PathBuf {
-    Path::new(SCRATCH).join(namespace()).join(name)
-}
-
-/// A copy of the workspace's sources, removed when dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn copy_of(sources: &Path, name: &str) -> Folder {
-        let folder = Folder(scratch(name));
-        fs::create_dir_all(&folder.0).expect("a folder");
-        let copy = "tar -C \"$0\" --exclude=./target --exclude=./.git -c . | tar -C \"$1\" -x";
-        done(timed("sh").args(["-c", copy]).args([sources, &folder.0]));
-        folder
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// A project of compose, taken down when dropped.
 struct Project {
     name: String,
     /// The host's, in the order of `SERVICES`.
     ports: [RangeInclusive<u16>; 2],
-    files: Vec<PathBuf>,
 }
 
 impl Project {
-    /// All up, with these variables for the frontend besides.
+    /// All up, with these variables set as a user sets them.
     fn up(name: &str, variables: &[(&str, &str)]) -> Project {
         Project::scaled(name, variables, 1)
     }
@@ -727,25 +667,17 @@ impl Project {
     fn scaled(name: &str, variables: &[(&str, &str)], backends: u16) -> Project {
         build_images();
         let mut project = Project::named(name);
-        if !variables.is_empty() {
-            let quoted = variables.iter().map(|(name, value)| format!("{name}: \"{value}\""));
-            let environment = quoted.collect::<Vec<_>>().join(", ");
-            let file = scratch(&format!("{name}.yaml"));
-            fs::create_dir_all(scratch("")).expect("a folder");
-            let service = format!("services: {{api-frontend: {{environment: {{{environment}}}}}}}");
-            fs::write(&file, service).expect("a file");
-            project.files.push(file);
-        }
         project.ports[0] = free_ports(backends);
         let scale = format!("--scale=api-backend={backends}");
-        done(project.compose().args(["up", "--detach", "--no-build", &scale]));
+        let mut compose = project.compose();
+        compose.args(["up", "--detach", "--no-build", &scale]).envs(variables.iter().copied());
+        done(&mut compose);
         project
     }
 
     fn named(name: &str) -> Project {
         let name = format!("{}-{name}", namespace());
-        let files = vec![Path::new(ROOT).join("docker-compose.yaml")];
-        Project { name, ports: [free_ports(1), free_ports(1)], files }
+        Project { name, ports: [free_ports(1), free_ports(1)] }
     }
 
     fn compose(&self) -> Command {
@@ -764,9 +696,7 @@ impl Project {
             command.arg("compose");
         }
         command.args(["--project-name", &self.name, "--project-directory", ROOT]);
-        for file in &self.files {
-            command.arg("--file").arg(file);
-        }
+        command.arg("--file").arg(Path::new(ROOT).join("docker-compose.yaml"));
         command.envs([("NAMESPACE", namespace()), ("TAG", "latest"), ("REVISION", "engine-test")]);
         command.envs([("BACKEND_PORT", backend), ("FRONTEND_PORT", frontend)]);
         command
@@ -822,132 +752,6 @@ impl Drop for Network {
     }
 }
 
-/// A container that was run by itself, removed when dropped.
-struct Run(Container);
-
-impl Run {
-    fn start(image: &str, options: &[&str]) -> Run {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("--name={}-run-{number}", namespace());
-        let id = docker(&[&["run", "--detach", &name], options, &[image]].concat());
-        Run(Container { id: id.trim_end().to_owned() })
-    }
-}
-
-impl Deref for Run {
-    type Target = Container;
-
-    fn deref(&self) -> &Container {
-        &self.0
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        let _ = timed("docker").args(["rm", "--force", "--volumes", &self.id]).output();
-    }
-}
-
-struct Container {
-    id: String,
-}
-
-/// Something that happened to a container.
-struct Event {
-    /// Seconds since 1970, by the engine's clock, which is ours.
-    at: f64,
-    exit_code: Option<String>,
-}
-
-impl Container {
-    fn ask(&self, path: &str) -> String {
-        ask(&self.id, path)
-    }
-
-    fn address(&self, network: &str, port: u16) -> SocketAddr {
-        let address = self.ask(&format!("NetworkSettings/Networks/{network}/IPAddress"));
-        (address.parse::<IpAddr>().expect("an address"), port).into()
-    }
-
-    /// The lines of both its outputs.
-    fn logs(&self) -> Vec<String> {
-        let output = timed("docker").args(["logs", &self.id]).output().expect("docker starts");
-        let both = text(&output.stdout) + &text(&output.stderr);
-        both.lines().map(str::to_owned).collect()
-    }
-
-    fn has_said(&self, part: &str) -> bool {
-        self.logs().iter().any(|line| line.contains(part))
-    }
-
-    /// The last time that this happened since then.
-    fn event(&self, action: &str, since: SystemTime) -> Option<Event> {
-        let filters = [format!("container={}", self.id), format!("event={action}")];
-        let span = [since, SystemTime::now()].map(|at| format!("{:.6}", since_1970(at)));
-        let mut command = timed("docker");
-        command.args(["events", "--format={{json .}}", "--since", &span[0], "--until", &span[1]]);
-        command.args(filters.iter().flat_map(|filter| ["--filter", filter]));
-        let events = done(&mut command);
-        let event = Value::read(events.lines().last()?.as_bytes()).expect("JSON");
-        let nanoseconds = event.get("timeNano").and_then(Value::number).expect("a time");
-        let attributes = event.get("Actor").and_then(|actor| actor.get("Attributes"));
-        let exit_code = attributes.and_then(|attributes| attributes.get("exitCode"));
-        let exit_code = exit_code.and_then(Value::text).map(Cow::into_owned);
-        Some(Event { at: nanoseconds / 1e9, exit_code })
-    }
-
-    /// Stops it as a user does, and says how long it took to end. What the engine does before
-    /// and after that, a second and more, is not the service's.
-    fn stop(&self) -> Duration {
-        let at = SystemTime::now();
-        docker(&["stop", &self.id]);
-        assert_eq!(self.ask("State/ExitCode"), "0");
-        assert_eq!(self.ask("State/OOMKilled"), "false");
-        let asked = self.event("kill", at).expect("it was told to");
-        let ended = self.event("die", at).expect("it ended");
-        Duration::from_secs_f64(ended.at - asked.at)
-    }
-}
-
-/// What `docker inspect` says of a container or an image: a text as it is, all else as JSON.
-fn ask(object: &str, path: &str) -> String {
-    let page = docker(&["inspect", object]);
-    let page = Value::read(page.as_bytes()).expect("JSON");
-    let mut value = &page.items()[0];
-    for name in path.split('/') {
-        value = value.get(name).unwrap_or(&Value::Null);
-    }
-    value.text().map_or_else(
-        || {
-            let mut json = Vec::new();
-            value.write(&mut json);
-            text(&json)
-        },
-        Cow::into_owned,
-    )
-}
-
-/// Every file in the layers of an image.
-fn files(image: &str) -> BTreeMap<String, Vec<u8>> {
-    let folder = Folder(scratch(&format!("saved-{}", image.replace('/', "-"))));
-    fs::create_dir_all(&folder.0).expect("a folder");
-    let save = "docker save \"$0\" | tar -x -C \"$1\"";
-    done(timed("sh").args(["-c", save, image]).arg(&folder.0));
-    let manifest = fs::read(folder.0.join("manifest.json")).expect("a manifest");
-    let manifest = Value::read(&manifest).expect("JSON");
-    let layers = manifest.items()[0].get("Layers").expect("layers");
-    let mut files = BTreeMap::new();
-    for layer in layers.items() {
-        let layer = folder.0.join(&*layer.text().expect("a path"));
-        for name in done(timed("tar").arg("-tf").arg(&layer)).lines() {
-            let output = timed("tar").arg("-xOf").arg(&layer).arg(name).output();
-            files.insert(name.to_owned(), output.expect("tar starts").stdout);
-        }
-    }
-    files
-}
-
 /// A build of one image by the builder that needs nothing else.
 fn classic_build(folder: &Path, service: &str, tag: &str, options: &[&str]) -> Output {
     let mut command = timed("docker");
@@ -976,38 +780,6 @@ fn builds(
     docker.output().expect("docker starts")
 }
 
-fn docker(arguments: &[&str]) -> String {
-    done(timed("docker").args(arguments))
-}
-
-/// A command that is killed when it takes far too long.
-fn timed(program: &str) -> Command {
-    let mut command = Command::new("timeout");
-    command.args(["--foreground", "--kill-after=5", "300", program]).stdin(Stdio::null());
-    command
-}
-
-/// What a command that succeeds has written.
-fn done(command: &mut Command) -> String {
-    let output = command.output().expect("it starts");
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{}{}",
-        output.status,
-        text(&output.stdout),
-        text(&output.stderr)
-    );
-    text(&output.stdout)
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn since_1970(at: SystemTime) -> f64 {
-    at.duration_since(UNIX_EPOCH).expect("a clock that is set").as_secs_f64()
-}
-
 /// As many ports in a row as wanted that are free now, as the kernel says.
 fn free_ports(wanted: u16) -> RangeInclusive<u16> {
     let listen = |port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
@@ -1019,40 +791,6 @@ fn free_ports(wanted: u16) -> RangeInclusive<u16> {
             return port..=last;
         }
     }
-}
-
-/// What it is waited for: the first thing that `look` finds.
-fn until<T>(what: &str, patience: Duration, mut look: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(began.elapsed() < patience, "{what}: not within {patience:?}");
-        thread::sleep(LOOK);
-    }
-}
-
-/// All that a GET on a connection of its own is answered with. `Err` if nothing was.
-fn get(address: SocketAddr, path: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, SOON)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    let read = stream.read_to_string(&mut answer);
-    assert!(read.is_ok() || answer.is_empty(), "{address} {path}: {read:?} after {answer}");
-    read.map(|_| answer)
-}
-
-fn status(answer: &str) -> u16 {
-    answer.get(9..12).and_then(|digits| digits.parse().ok()).unwrap_or(0)
-}
-
-/// Whether `/` is answered as it should be, by either service.
-fn is_well(address: SocketAddr) -> Option<()> {
-    let answer = get(address, "/").ok()?;
-    let whole = answer.ends_with(BACKEND) || answer.ends_with(FRONTEND);
-    (status(&answer) == 200 && whole).then_some(())
 }
 
 /// A head without the line that differs each time.

@@ -2,12 +2,16 @@
 //! in, bytes out. Requests may be taken ahead; their responses are given in the same order.
 
 use super::body::{Body, Of, Piece};
-use super::head::{self, RequestHead};
+use super::head::{self, Outline, RequestHead};
 use super::{Date, Limits, Method, Refusal, Request, Response, Then, Version};
 
 /// Empty lines before a request line that are forgiven (RFC 9112 section 2.2): some old clients
 /// send one after a body.
 const EMPTY_LINES_MAX: u8 = 4;
+
+/// What a buffer may keep beyond the bytes under way while its peer is waited for: room for one
+/// large read, held for each of a thousand slow clients, would be all the memory there is.
+const SPARE_BYTES_MAX: usize = 4 << 10;
 
 /// What a conversation is waiting for from its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,34 +43,64 @@ pub struct Conversation {
     owes_continue: bool,
 }
 
-/// The buffers of a conversation: only one that has bytes under way needs them.
+/// The buffers of a conversation: only one that has bytes under way needs them. Behind one pointer,
+/// as they change hands with every request.
 #[derive(Debug, Default)]
-pub struct Room {
+pub struct Room(Option<Box<Buffers>>);
+
+#[derive(Debug, Default)]
+struct Buffers {
     inbound: Vec<u8>,
     outbound: Vec<u8>,
     /// The last head that was found good, and what it asked for. A client sends the same one again
     /// and again, and what comes of a head depends on its bytes alone.
     known: Vec<u8>,
-    asked: Option<Asked>,
+    front: Option<Front>,
 }
 
 impl Room {
     /// Bytes of memory.
     pub fn capacity(&self) -> usize {
-        self.inbound.capacity() + self.outbound.capacity() + self.known.capacity()
+        let capacities =
+            |it: &Buffers| it.inbound.capacity() + it.outbound.capacity() + it.known.capacity();
+        self.0.as_deref().map_or(0, capacities)
     }
 
-    /// The head at the start of `bytes`, if it is the one that is known.
-    fn recall(&self, bytes: &[u8]) -> Option<Front> {
-        let asked = self.asked?;
-        head::begins(bytes, &self.known).then_some(Front { length: self.known.len(), asked })
+    fn inbound(&self) -> &[u8] {
+        self.0.as_deref().map_or(&[], |buffers| &buffers.inbound)
+    }
+
+    fn outbound(&self) -> &[u8] {
+        self.0.as_deref().map_or(&[], |buffers| &buffers.outbound)
+    }
+
+    fn buffers(&mut self) -> &mut Buffers {
+        self.0.get_or_insert_default()
+    }
+
+    /// The head that stands `at` there, if it is the one that is known.
+    fn recall(&self, at: usize) -> Option<Front> {
+        let buffers = self.0.as_deref()?;
+        let bytes = buffers.inbound.get(at..)?;
+        buffers.front.filter(|_| head::begins(bytes, &buffers.known))
     }
 
     fn learn(&mut self, at: usize, front: Front) {
-        let head = self.inbound.get(at..at + front.length).unwrap_or_default();
-        self.known.clear();
-        self.known.extend_from_slice(head);
-        self.asked = Some(front.asked);
+        let buffers = self.buffers();
+        let head = buffers.inbound.get(at..at + front.length).unwrap_or_default();
+        buffers.known.clear();
+        buffers.known.extend_from_slice(head);
+        buffers.front = Some(front);
+    }
+}
+
+impl Buffers {
+    fn trim(&mut self) {
+        for buffer in [&mut self.inbound, &mut self.outbound] {
+            if buffer.capacity() - buffer.len() > SPARE_BYTES_MAX {
+                buffer.shrink_to_fit();
+            }
+        }
     }
 }
 
@@ -74,6 +108,7 @@ impl Room {
 #[derive(Clone, Copy, Debug)]
 struct Front {
     length: usize,
+    outline: Outline,
     asked: Asked,
 }
 
@@ -132,12 +167,8 @@ impl Conversation {
 
     /// Takes in what the peer sent.
     pub fn receive(&mut self, bytes: &[u8]) {
-        if self.taken > 0 {
-            self.room.inbound.drain(..self.taken);
-            self.searched = self.searched.saturating_sub(self.taken);
-            self.taken = 0;
-        }
-        self.room.inbound.extend_from_slice(bytes);
+        self.drop_taken();
+        self.room.buffers().inbound.extend_from_slice(bytes);
     }
 
     /// The next whole request and what its answer will need; `None` until more was received.
@@ -161,7 +192,8 @@ impl Conversation {
             (Then::Keep, Then::Keep, Version::Http10) => Some(Then::Keep),
             _ => Some(Then::Close),
         };
-        head::write_response(response, date, connection, !asked.head_only, &mut self.room.outbound);
+        let outbound = &mut self.room.buffers().outbound;
+        head::write_response(response, date, connection, !asked.head_only, outbound);
         if connection == Some(Then::Close) {
             self.state = State::Over;
         }
@@ -175,16 +207,17 @@ impl Conversation {
 
     /// What is to be sent.
     pub fn outgoing(&self) -> &[u8] {
-        self.room.outbound.get(self.sent..).unwrap_or_default()
+        self.room.outbound().get(self.sent..).unwrap_or_default()
     }
 
     /// Notes that so many outgoing bytes were sent.
     pub fn sent(&mut self, count: usize) {
+        let Some(Buffers { outbound, .. }) = self.room.0.as_deref_mut() else { return };
         self.sent += count;
         // Half of it at least: each byte is moved once on the average, and what was sent to a
         // peer that always leaves a rest does not pile up.
-        if self.sent >= self.room.outbound.len() / 2 {
-            self.room.outbound.drain(..self.sent);
+        if self.sent >= outbound.len() / 2 {
+            outbound.drain(..self.sent);
             self.sent = 0;
         }
     }
@@ -201,27 +234,29 @@ impl Conversation {
 
     /// Whether all that was received has been taken.
     pub fn is_caught_up(&self) -> bool {
-        self.taken == self.room.inbound.len()
+        self.taken == self.room.inbound().len()
     }
 
     /// Whether it has no buffers.
     pub fn is_resting(&self) -> bool {
-        self.room.capacity() == 0
+        self.room.0.is_none()
     }
 
     /// Gives it buffers to use, in place of the empty ones of a conversation at rest.
     pub fn lend(&mut self, room: Room) {
-        debug_assert!(self.room.inbound.is_empty() && self.room.outbound.is_empty());
+        debug_assert!(self.room.inbound().is_empty() && self.room.outbound().is_empty());
         self.room = room;
     }
 
-    /// Takes its buffers back if no bytes are under way.
+    /// Takes its buffers back if no bytes are under way; if some are, those keep little more than
+    /// their own room.
     pub fn rest(&mut self) -> Option<Room> {
-        if self.taken < self.room.inbound.len() || !self.room.outbound.is_empty() {
+        self.drop_taken();
+        let buffers = self.room.0.as_deref_mut()?;
+        if !buffers.inbound.is_empty() || !buffers.outbound.is_empty() {
+            buffers.trim();
             return None;
         }
-        (self.taken, self.searched) = (0, 0);
-        self.room.inbound.clear();
         Some(std::mem::take(&mut self.room))
     }
 
@@ -229,9 +264,19 @@ impl Conversation {
     pub fn leave(&mut self) -> Room {
         self.state = State::Over;
         (self.taken, self.searched, self.sent) = (0, 0, 0);
-        self.room.inbound.clear();
-        self.room.outbound.clear();
+        if let Some(buffers) = &mut self.room.0 {
+            buffers.inbound.clear();
+            buffers.outbound.clear();
+        }
         std::mem::take(&mut self.room)
+    }
+
+    fn drop_taken(&mut self) {
+        if self.taken > 0 {
+            self.room.buffers().inbound.drain(..self.taken);
+            self.searched = self.searched.saturating_sub(self.taken);
+            self.taken = 0;
+        }
     }
 
     /// Moves on to the next whole request.
@@ -240,13 +285,11 @@ impl Conversation {
             if self.is_caught_up() {
                 return Ok(None);
             }
-            if let Some(fresh) = self.room.inbound.get(self.taken..)
-                && let Some(front) = self.room.recall(fresh)
-            {
+            if let Some(front) = self.room.recall(self.taken) {
                 return Ok(Some(front));
             }
             self.skip_empty_lines()?;
-            let fresh = self.room.inbound.get(self.taken..).unwrap_or_default();
+            let fresh = self.room.inbound().get(self.taken..).unwrap_or_default();
             if fresh.first().is_some_and(|&byte| byte != b'\r' && !head::may_begin(byte)) {
                 return Err(Refusal::StartLine);
             }
@@ -264,7 +307,7 @@ impl Conversation {
             };
             let head = head::request(fresh.get(..length).unwrap_or_default())?;
             let body = Body::of(Of::Request, head.version, &head.digest, &self.limits)?;
-            let front = Front { length, asked: Asked::by(&head) };
+            let front = Front { length, outline: head.outline, asked: Asked::by(&head) };
             if body.is_empty() {
                 self.room.learn(self.taken, front);
                 return Ok(Some(front));
@@ -280,7 +323,7 @@ impl Conversation {
         };
         // The head stays where it is, and what follows it moves up as the body is dropped.
         let start = self.taken + front.length;
-        let mut input = self.room.inbound.get(start..).unwrap_or_default();
+        let mut input = self.room.inbound().get(start..).unwrap_or_default();
         let before = input.len();
         let end = loop {
             match body.piece(&mut input)? {
@@ -290,7 +333,7 @@ impl Conversation {
             }
         };
         let dropped = before - input.len();
-        self.room.inbound.drain(start..start + dropped);
+        self.room.buffers().inbound.drain(start..start + dropped);
         self.owes_continue &= dropped == 0 && end.is_none();
         self.offer_to_continue();
         Ok(end)
@@ -307,19 +350,20 @@ impl Conversation {
             Then::Keep => State::Head,
             Then::Close => State::Over,
         };
-        let head = self.room.inbound.get(start..self.taken)?;
-        head::reread(head).map(|request| (request, front.asked))
+        let head = self.room.inbound().get(start..self.taken)?;
+        let request = head::reread(head, front.outline, front.asked.version)?;
+        Some((request, front.asked))
     }
 
     fn skip_empty_lines(&mut self) -> Result<(), Refusal> {
-        while let Some([b'\r', b'\n', ..]) = self.room.inbound.get(self.taken..) {
+        while let Some([b'\r', b'\n', ..]) = self.room.inbound().get(self.taken..) {
             self.empty_lines += 1;
             if self.empty_lines > EMPTY_LINES_MAX {
                 return Err(Refusal::StartLine);
             }
             self.taken += 2;
         }
-        match self.room.inbound.get(self.taken..) {
+        match self.room.inbound().get(self.taken..) {
             Some([b'\r', other, ..]) if *other != b'\n' => Err(Refusal::StartLine),
             _ => Ok(()),
         }
@@ -330,7 +374,7 @@ impl Conversation {
         let waits = self.owes_continue && matches!(self.state, State::Body(..));
         if waits && self.unanswered == 0 {
             self.owes_continue = false;
-            self.room.outbound.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.room.buffers().outbound.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
     }
 }
@@ -937,6 +981,27 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_waited_for_holds_no_room_but_for_what_is_under_way() {
+        let limits = Limits { head_bytes_max: 128, body_bytes_max: 60_000 };
+        let body = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\n";
+        let body = [&body[..], &b"x".repeat(60_000)].concat();
+        let heads = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(2000);
+        for (input, requests) in [(body, 1), (heads, 2000)] {
+            let mut conversation = Conversation::new(limits);
+            let (most, last) = input.split_at(input.len() - 1);
+            let (before, asked, _) = hear(&mut conversation, most);
+            for by in asked {
+                conversation.reply(by, &answer("x"), Then::Keep, DATE);
+            }
+            send_all(&mut conversation);
+            assert!(conversation.rest().is_none());
+            assert!(conversation.room.capacity() < 2 * SPARE_BYTES_MAX);
+            let (after, ..) = hear(&mut conversation, last);
+            assert_eq!(before.len() + after.len(), requests);
+        }
+    }
+
+    #[test]
     fn buffers_are_given_back_when_no_bytes_are_under_way() {
         let mut conversation = Conversation::new(LIMITS);
         assert!(conversation.is_resting());
@@ -1023,7 +1088,7 @@ mod tests {
                         conversation.reply(by, &answer("x"), Then::Keep, DATE);
                     }
                     send_all(&mut conversation);
-                    let kept = conversation.room.inbound.len();
+                    let kept = conversation.room.inbound().len();
                     assert!(kept <= LIMITS.head_bytes_max + piece_bytes, "{kept} of {start}{more}");
                     if refusal.is_some() {
                         break;
@@ -1046,7 +1111,7 @@ mod tests {
             let count = conversation.outgoing().len() - 7;
             received.extend_from_slice(&conversation.outgoing()[..count]);
             conversation.sent(count);
-            assert!(conversation.room.outbound.capacity() <= 1024, "in round {round}");
+            assert!(conversation.room.capacity() <= 1024, "in round {round}");
         }
         received.extend_from_slice(send_all(&mut conversation).as_bytes());
         let received = String::from_utf8(received).unwrap();

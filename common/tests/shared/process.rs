@@ -2,8 +2,8 @@
 #![allow(dead_code)] // each test takes what it needs
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::fs::{self, DirEntry};
+use std::io::{self, BufRead, BufReader};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -18,6 +18,10 @@ use crate::client::{Client, LONG};
 
 /// How often to look at what tells nobody.
 const LOOK: Duration = Duration::from_millis(2);
+
+/// What stops a process, and lets it go on, on every architecture that is built for.
+const SIGSTOP: i32 = 19;
+const SIGCONT: i32 = 18;
 
 /// A service that runs. Dropping it ends it.
 pub(crate) struct Process {
@@ -80,6 +84,24 @@ impl Process {
 
     pub(crate) fn signal(&self, signal: i32) {
         sys::send_signal(self.pid, signal).unwrap();
+    }
+
+    /// Stops all of its threads: what comes until it goes on, it meets at once.
+    pub(crate) fn stop(&self) {
+        self.signal(SIGSTOP);
+        let threads = format!("/proc/{}/task", self.pid);
+        let stat = |thread: io::Result<DirEntry>| {
+            fs::read_to_string(thread.unwrap().path().join("stat")).unwrap()
+        };
+        let began = Instant::now();
+        while !fs::read_dir(&threads).unwrap().map(stat).all(|stat| stat.contains(") T ")) {
+            assert!(began.elapsed() < LONG, "it was not stopped");
+            thread::sleep(LOOK);
+        }
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.signal(SIGCONT);
     }
 
     pub(crate) fn is_running(&mut self) -> bool {

@@ -130,7 +130,7 @@ type Take<'a> = &'a mut dyn FnMut(&[u8]) -> ControlFlow<()>;
 /// Hands on what is written, for as long as that is taken.
 async fn follow(socket: &Watched<UnixStream>, take: Take<'_>) {
     let mut bytes = vec![0; READ_BYTES_MAX];
-    while let Ok(count @ 1..) = poll_fn(|cx| socket.poll_read(cx, &mut bytes)).await {
+    while let Ok(count @ 1..) = poll_fn(|_| socket.poll_read(&mut bytes)).await {
         if take(&bytes[..count]).is_break() {
             return;
         }

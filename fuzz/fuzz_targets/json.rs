@@ -1,0 +1,32 @@
+//! Whatever text comes: it is rewritten in one way or refused, and each string of it survives.
+#![no_main]
+
+#[path = "../../common/tests/shared/invariants.rs"]
+mod invariants;
+
+use common::json::{self, Value};
+use invariants::assert_rewritten;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &[u8]| {
+    assert_rewritten(text);
+    if let Ok(value) = Value::read(text) {
+        assert_kept(&value);
+    }
+});
+
+/// What a string says is written so that it reads the same again, and members are found by it.
+fn assert_kept(value: &Value<'_>) {
+    if let Some(said) = value.text() {
+        let mut written = Vec::new();
+        json::write_text(&said, &mut written);
+        assert_eq!(Value::read(&written).unwrap().text(), Some(said));
+    }
+    value.items().iter().for_each(assert_kept);
+    if let Value::Object(members) = value {
+        for (key, member) in members {
+            assert!(value.get(&key.decode()).is_some());
+            assert_kept(member);
+        }
+    }
+}

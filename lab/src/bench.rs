@@ -1,0 +1,288 @@
+//! `lab bench`: measures both services beside other servers in the same roles, on this machine, in
+//! one run. All are loaded by `lab load`, in turn, so that a machine that is busy with other things
+//! is so for all of them; what is shown are medians of the rounds.
+
+mod contestant;
+mod table;
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use common::json::Value;
+use common::sys;
+
+use crate::arguments::Arguments;
+use contestant::{Contestant, Plan, SERVER_CORE, Setup, Workplace};
+use table::{Column, Panel};
+
+pub(crate) const USAGE: &str = "\
+usage: lab bench [--rounds N] [--seconds N] [--rate N] [--peer NAME=COMMAND]... [--json] [--svg FILE]
+       Measures api-backend and api-frontend beside nginx and haproxy, where those are installed,
+       and any other server: CPU time for each request under several loads, latency at a fixed
+       rate, memory with idle connections, and the time from exec to the first answer. One worker
+       on the first core; the load, and the backend behind a frontend, on the last one. The log is
+       off. Some minutes; exit code 1 if a server failed a request.
+         --rounds N   rounds, of which the medians are shown (5)
+         --seconds N  of each load in each round (1)
+         --rate N     requests a second for the latencies (2000)
+         --peer NAME=COMMAND
+                      another server, by a shell command that finds PORT (to listen on at
+                      127.0.0.1), ROLE (backend or frontend), API_BACKEND_URL and API_BACKEND_PORT
+                      in its environment; it is left out of a role whose JSON it does not give
+         --json       the figures as one JSON object
+         --svg FILE   a picture of the CPU times
+";
+
+/// One server's part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It answers the backend's JSON by itself.
+    Backend,
+    /// It asks a backend for each request.
+    Frontend,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Role::Backend => "backend",
+            Role::Frontend => "frontend",
+        }
+    }
+}
+
+const BACKEND: &str = "{\"body\": \"Je suis une r\\u00e9ponse du backend\"}";
+const FRONTEND: &str =
+    "{\"return\": {\"body\": \"Je suis une r\\u00e9ponse du backend\"}, \"status\": \"[SUCESS]\"}";
+
+/// The loads under which CPU time is measured.
+const LOADS: [(&str, &[&str]); 5] = [
+    ("64 conns.", &["--connections", "64"]),
+    ("256 conns.", &["--connections", "256"]),
+    ("1,024 conns.", &["--connections", "1024"]),
+    ("16 deep", &["--connections", "64", "--pipeline", "16"]),
+    ("new conns.", &["--connections", "32", "--close"]),
+];
+const LATENCIES: [&str; 3] = ["p50", "p99", "p99.9"];
+/// Idle connections with which memory is measured.
+const IDLE: [(&str, usize); 3] = [("idle", 0), ("1,000 idle", 1_000), ("5,000 idle", 5_000)];
+/// Starts in each round, which take a few milliseconds each.
+const STARTS: usize = 5;
+
+/// The verb. `Err` says which argument is wrong.
+pub(crate) fn run(words: &[String]) -> Result<ExitCode, String> {
+    let order = Order::read(words)?;
+    match bench(&order) {
+        Ok(code) => Ok(code),
+        Err(error) => {
+            eprintln!("lab: {error}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Order {
+    rounds: usize,
+    seconds: u64,
+    rate: u64,
+    peers: Vec<(String, String)>,
+    json: bool,
+    svg: Option<PathBuf>,
+}
+
+impl Order {
+    fn read(words: &[String]) -> Result<Order, String> {
+        let mut order =
+            Order { rounds: 5, seconds: 1, rate: 2000, peers: Vec::new(), json: false, svg: None };
+        let mut arguments = Arguments::new(words);
+        while let Some(word) = arguments.next()? {
+            match word {
+                "--rounds" => order.rounds = arguments.number(1, 100)? as usize,
+                "--seconds" => order.seconds = arguments.number(1, 60)?,
+                "--rate" => order.rate = arguments.number(1, 1_000_000)?,
+                "--peer" => {
+                    let value = arguments.value("NAME=COMMAND")?;
+                    let (name, command) = value
+                        .split_once('=')
+                        .filter(|(name, command)| !name.is_empty() && !command.is_empty())
+                        .ok_or_else(|| format!("--peer holds {value:?}; it takes NAME=COMMAND"))?;
+                    order.peers.push((name.to_owned(), command.to_owned()));
+                }
+                "--json" => order.json = true,
+                "--svg" => order.svg = Some(arguments.value("a file")?.into()),
+                _ => return Err(arguments.unknown("bench")),
+            }
+        }
+        Ok(order)
+    }
+}
+
+fn bench(order: &Order) -> io::Result<ExitCode> {
+    crate::up::build()?;
+    sys::raise_open_files()?;
+    let workplace = Workplace::new()?;
+    let mut panels = Vec::new();
+    for role in [Role::Backend, Role::Frontend] {
+        panels.push(measure(order, role, &workplace)?);
+    }
+    let page = if order.json { table::json(&panels) } else { table::text(&panels) };
+    io::stdout().write_all(page.as_bytes())?;
+    if let Some(path) = &order.svg {
+        fs::write(path, table::svg(&panels))
+            .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
+    }
+    let failed = panels.iter().any(|panel| panel.failed > 0.0);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// All figures of one role.
+fn measure(order: &Order, role: Role, workplace: &Workplace) -> io::Result<Panel> {
+    let behind = match role {
+        Role::Backend => None,
+        Role::Frontend => Some(Contestant::start(
+            &Plan::own("api-backend")?,
+            &Setup { role: Role::Backend, port: free_port()?, backend_port: 0 },
+            workplace,
+            workplace.load_core,
+        )?),
+    };
+    let backend_port = behind.as_ref().map_or(0, |backend| backend.address.port());
+    let mut plans = vec![Plan::own(match role {
+        Role::Backend => "api-backend",
+        Role::Frontend => "api-frontend",
+    })?];
+    plans.extend(Plan::installed());
+    plans.extend(order.peers.iter().map(|(name, command)| Plan::peer(name, command)));
+
+    let mut columns: Vec<Column> =
+        table::columns(&LOADS.map(|(name, _)| name), &LATENCIES, &IDLE.map(|(name, _)| name));
+    let mut names = Vec::new();
+    let mut failed = 0.0;
+    for plan in plans {
+        let setup = Setup { role, port: free_port()?, backend_port };
+        match Contestant::start(&plan, &setup, workplace, SERVER_CORE) {
+            Ok(contestant) if contestant.gives(role)? => names.push((plan, setup)),
+            Ok(_) => eprintln!(
+                "lab: {} is left out: it does not give the {}'s JSON",
+                plan.name,
+                role.name()
+            ),
+            Err(error) => eprintln!("lab: {} is left out: {error}", plan.name),
+        }
+    }
+    for column in &mut columns {
+        column.figures = vec![Vec::new(); names.len()];
+    }
+    for round in 0..order.rounds {
+        for turn in 0..names.len() {
+            let which = (round + turn) % names.len();
+            let (plan, setup) = &names[which];
+            eprintln!(
+                "lab: {}, round {} of {}: {}",
+                role.name(),
+                round + 1,
+                order.rounds,
+                plan.name
+            );
+            let mut figures = Vec::new();
+            for _ in 0..STARTS - 1 {
+                let again = Contestant::start(plan, setup, workplace, SERVER_CORE)?;
+                figures.push((Column::START, again.took.as_secs_f64() * 1e3));
+            }
+            let server = Contestant::start(plan, setup, workplace, SERVER_CORE)?;
+            figures.push((Column::START, server.took.as_secs_f64() * 1e3));
+            figures.push((Column::FILE, server.program_bytes()? as f64 / 1e6));
+            for (number, (_, idle)) in IDLE.into_iter().enumerate() {
+                let _held = server.idle_connections(idle)?;
+                figures.push((Column::memory(number), server.resident_bytes()? as f64 / 1e6));
+            }
+            for (number, (_, flags)) in LOADS.iter().enumerate() {
+                let before = server.cpu_time()?;
+                let result = load(server.address, order.seconds, flags, workplace)?;
+                let spent = server.cpu_time()?.saturating_sub(before);
+                failed += result.failed;
+                let each = spent.as_secs_f64() / result.answers;
+                figures.push((Column::cpu(number), each * 1e5));
+            }
+            let rate = order.rate.to_string();
+            let flags = ["--connections", "64", "--rate", &rate];
+            let result = load(server.address, order.seconds, &flags, workplace)?;
+            failed += result.failed;
+            for (number, micros) in result.latencies_us.into_iter().enumerate() {
+                figures.push((Column::latency(number), micros / 1e3));
+            }
+            for (id, figure) in figures {
+                let column = columns.iter_mut().find(|column| column.id == id);
+                column.expect("every figure has its column").figures[which].push(figure);
+            }
+        }
+    }
+    let names = names.into_iter().map(|(plan, _)| plan.name).collect();
+    Ok(Panel { role: role.name(), rate: order.rate, names, columns, failed })
+}
+
+/// What one load came to.
+struct Loaded {
+    answers: f64,
+    failed: f64,
+    latencies_us: [f64; LATENCIES.len()],
+}
+
+fn load(
+    server: SocketAddr,
+    seconds: u64,
+    flags: &[&str],
+    workplace: &Workplace,
+) -> io::Result<Loaded> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args([
+        "load",
+        &format!("http://{server}/"),
+        "--seconds",
+        &seconds.to_string(),
+        "--json",
+    ]);
+    sys::pin(&mut command, workplace.load_core);
+    let output = sys::die_with_parent(command.args(flags)).stderr(Stdio::inherit()).output()?;
+    let broken = || io::Error::other("lab load did not say what it measured");
+    let result = Value::read(&output.stdout).map_err(|_| broken())?;
+    let number = |value: &Value<'_>, name: &str| value.get(name).and_then(Value::number);
+    let latencies = result.get("latency_us").ok_or_else(broken)?;
+    Ok(Loaded {
+        answers: number(&result, "answers").ok_or_else(broken)?,
+        failed: number(&result, "failed").ok_or_else(broken)?,
+        latencies_us: LATENCIES.map(|name| number(latencies, name).unwrap_or(f64::NAN)),
+    })
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_named_and_mistakes_told() {
+        let read = |words: &[&str]| {
+            let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
+            Order::read(&words)
+        };
+        let order = read(&["--peer", "a=b --c=d", "--peer=e=f", "--rounds", "2"]).unwrap();
+        let peers = [("a", "b --c=d"), ("e", "f")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+        assert_eq!((order.rounds, &order.peers[..]), (2, &peers[..]));
+        for (words, line) in [
+            (&["--peer", "a"][..], "--peer holds \"a\"; it takes NAME=COMMAND"),
+            (&["--peer", "=b"], "--peer holds \"=b\"; it takes NAME=COMMAND"),
+            (&["--rounds", "0"], "--rounds holds \"0\"; it takes a whole number, 1 to 100"),
+            (&["fast"], "\"fast\" is not known here; see lab bench --help"),
+        ] {
+            assert_eq!(read(words).err().as_deref(), Some(line));
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! Asks and listens: the connections of one thread, and when each request is due.
+//!
+//! At full speed a request is due as soon as a connection is free for it. At a fixed rate it is due
+//! at its own time, whether one is free or not, and what it waits for one is part of its latency
+//! (else a server that stands still would not be seen to: "coordinated omission").
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io::{self, ErrorKind, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use common::client;
+use common::http::call::Call;
+use common::http::{Limits, Refusal, Then};
+use common::runtime::{self, Alarm, Direction, Either, Ending, Watched};
+
+use super::tally::{Failure, Tally};
+
+/// One read takes at most this much.
+const READ_BYTES_MAX: usize = 64 << 10;
+/// Room for whatever a server under load may answer, however odd.
+const LIMITS: Limits = Limits { head_bytes_max: 64 << 10, body_bytes_max: 64 << 20 };
+/// After a connection that could not be made, before the next try: a server that restarts is not
+/// drowned, and its gap is still seen to a few milliseconds.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// What is asked, and how.
+pub(crate) struct Plan {
+    /// The server's addresses, taken in turn.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// The bytes of one request.
+    pub(crate) request: Vec<u8>,
+    /// On all threads together.
+    pub(crate) connections: u64,
+    pub(crate) threads: u64,
+    /// Requests a second on all threads together; `None` is as fast as it goes.
+    pub(crate) rate: Option<u64>,
+    /// Requests on one connection before the first is answered.
+    pub(crate) depth: usize,
+    pub(crate) keeping: Keeping,
+    /// From the time when a request is due.
+    pub(crate) timeout: Duration,
+    /// The body that each answer must have, but for a line feed at its end.
+    pub(crate) expected: Option<Vec<u8>>,
+    pub(crate) began: Instant,
+    pub(crate) over: Instant,
+}
+
+/// Whether a connection is kept for more than one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    AsLongAsTheServer,
+    OneRequest,
+}
+
+/// Asks this thread's share of the requests until the load is over or the ending is raised, and
+/// waits for the last answers.
+pub(crate) async fn drive(
+    plan: Arc<Plan>,
+    thread: u64,
+    tally: Arc<Mutex<Tally>>,
+    ending: Ending,
+) -> io::Result<()> {
+    let connections = share(plan.connections, thread, plan.threads);
+    let crew = Rc::new(Crew {
+        thread,
+        tally,
+        ending,
+        due: Cell::new(0),
+        taken: Cell::new(0),
+        idle: RefCell::default(),
+        left: Cell::new(connections),
+        conductor: Cell::new(None),
+        turn: Cell::new(thread),
+        scratch: RefCell::new(vec![0; READ_BYTES_MAX].into_boxed_slice()),
+        plan,
+    });
+    for _ in 0..connections {
+        let leaving = Leaving(Rc::clone(&crew));
+        runtime::spawn(async move { leaving.0.keep_asking().await });
+    }
+    if crew.plan.rate.is_some() {
+        crew.call_when_due().await?;
+    }
+    crew.all_have_left().await;
+    crew.give_up_the_rest();
+    Ok(())
+}
+
+/// How many of `all` fall to one of several, which differ by one at most.
+fn share(all: u64, which: u64, of: u64) -> u64 {
+    (all + of - 1 - which) / of
+}
+
+/// The connections of one thread, and what they have in common.
+struct Crew {
+    plan: Arc<Plan>,
+    thread: u64,
+    tally: Arc<Mutex<Tally>>,
+    ending: Ending,
+    /// At a fixed rate: how many requests have become due, and how many of them were taken.
+    due: Cell<u64>,
+    taken: Cell<u64>,
+    /// Whoever has nothing to ask until more is due, in the order of their coming.
+    idle: RefCell<VecDeque<Rc<Seat>>>,
+    /// Connections that have not come to their end.
+    left: Cell<u64>,
+    conductor: Cell<Option<Waker>>,
+    /// Turns with every connection, so that each address of a name gets its share.
+    turn: Cell<u64>,
+    scratch: RefCell<Box<[u8]>>,
+}
+
+/// Where somebody waits to be called; empty while nobody does.
+type Seat = Cell<Option<Waker>>;
+
+impl Crew {
+    /// One connection, made again whenever it ends.
+    async fn keep_asking(&self) {
+        let mut connection = Connection::new(self);
+        while let Some(due) = connection.first_due().await {
+            let dialed = runtime::within(due + self.plan.timeout, self.dial()).await;
+            let end = match dialed.unwrap_or_else(|| Err(ErrorKind::TimedOut.into())) {
+                Ok(socket) => {
+                    self.with_tally(|tally, _| tally.connections_opened += 1);
+                    connection.converse(socket).await
+                }
+                Err(error) => Err(refusal_to_connect(&error)),
+            };
+            let Err((failure, words)) = end else { continue };
+            self.with_tally(|tally, at| {
+                for _ in connection.asked.drain(..) {
+                    tally.fail(at, failure, words.clone());
+                }
+            });
+            if matches!(failure, Failure::Refused | Failure::Connect) {
+                runtime::sleep_until(Instant::now() + PAUSE).await;
+            }
+        }
+    }
+
+    fn dial(&self) -> impl Future<Output = io::Result<Watched<TcpStream>>> {
+        let addresses = &self.plan.addresses;
+        let turn = self.turn.replace(self.turn.get() + 1) as usize;
+        client::connect(&addresses[turn % addresses.len()])
+    }
+
+    /// The time when the next request is due, if it is by now; it is taken then.
+    fn take_due(&self) -> Option<Instant> {
+        match self.plan.rate {
+            None if self.is_over() => None,
+            None => Some(Instant::now()),
+            Some(_) if Instant::now() >= self.plan.over + self.plan.timeout => None,
+            Some(rate) => {
+                let number = self.taken.get();
+                (number < self.due.get()).then(|| {
+                    self.taken.set(number + 1);
+                    self.due_at(number, rate)
+                })
+            }
+        }
+    }
+
+    /// Whether no more requests become due.
+    fn is_over(&self) -> bool {
+        self.ending.is_raised() || Instant::now() >= self.plan.over
+    }
+
+    /// When this thread's request of this number is due: threads take the load's in turn.
+    fn due_at(&self, number: u64, rate: u64) -> Instant {
+        let number = u128::from(number) * u128::from(self.plan.threads) + u128::from(self.thread);
+        let after_ns = number * 1_000_000_000 / u128::from(rate);
+        self.plan.began + Duration::from_nanos(u64::try_from(after_ns).unwrap_or(u64::MAX))
+    }
+
+    /// Counts requests as due when their time has come, and calls whoever is idle; in the end all.
+    async fn call_when_due(&self) -> io::Result<()> {
+        let Some(rate) = self.plan.rate else { return Ok(()) };
+        let alarm = Alarm::new()?;
+        while !self.is_over() {
+            let next = self.due_at(self.due.get(), rate).min(self.plan.over);
+            if let Either::First(rung) = runtime::either(alarm.at(next), self.ending.raised()).await
+            {
+                rung?;
+            }
+            // As many as have become due by now.
+            let now = Instant::now();
+            let mut next = self.due_at(self.due.get(), rate);
+            while next <= now && next < self.plan.over {
+                self.due.set(self.due.get() + 1);
+                next = self.due_at(self.due.get(), rate);
+                self.call_one();
+            }
+        }
+        while self.call_one() {}
+        Ok(())
+    }
+
+    /// Wakes the one that has been idle for longest; `false` if nobody is.
+    fn call_one(&self) -> bool {
+        loop {
+            let Some(seat) = self.idle.borrow_mut().pop_front() else { return false };
+            if let Some(waker) = seat.take() {
+                waker.wake();
+                return true;
+            }
+        }
+    }
+
+    /// Waits until no connection will ask any more.
+    async fn all_have_left(&self) {
+        poll_fn(|cx| {
+            self.conductor.set(Some(cx.waker().clone()));
+            if self.left.get() == 0 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// What was due, and has not been asked.
+    fn give_up_the_rest(&self) {
+        self.with_tally(|tally, at| {
+            for _ in self.taken.get()..self.due.get() {
+                tally.fail(at, Failure::Unsent, None);
+            }
+        });
+    }
+
+    fn with_tally(&self, note: impl FnOnce(&mut Tally, Duration)) {
+        // Nothing panics while it holds the lock.
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        note(&mut tally, self.plan.began.elapsed());
+    }
+}
+
+/// Has the crew know when a connection will ask no more, however that comes.
+struct Leaving(Rc<Crew>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.left.set(self.0.left.get() - 1);
+        self.0.conductor.take().into_iter().for_each(Waker::wake);
+    }
+}
+
+/// What ends a connection before its time, and its words.
+type Break = (Failure, Option<String>);
+
+fn refusal_to_connect(error: &io::Error) -> Break {
+    let failure = match error.kind() {
+        ErrorKind::ConnectionRefused => Failure::Refused,
+        ErrorKind::ConnectionReset => Failure::Reset,
+        ErrorKind::TimedOut => Failure::Timeout,
+        _ => Failure::Connect,
+    };
+    (failure, Some(error.to_string()))
+}
+
+/// One connection after the other, and what was asked on them.
+struct Connection<'a> {
+    crew: &'a Crew,
+    seat: Rc<Seat>,
+    call: Call,
+    /// When each request without an answer was due, in order.
+    asked: VecDeque<Instant>,
+    input_ended: bool,
+}
+
+impl Connection<'_> {
+    fn new(crew: &Crew) -> Connection<'_> {
+        Connection {
+            crew,
+            seat: Rc::default(),
+            call: Call::new(LIMITS),
+            asked: VecDeque::new(),
+            input_ended: false,
+        }
+    }
+
+    /// Waits for something to ask; when that was due, or `None` if nothing will come any more.
+    async fn first_due(&mut self) -> Option<Instant> {
+        poll_fn(|cx| {
+            self.take_requests(cx);
+            match self.asked.front() {
+                Some(due) => Poll::Ready(Some(*due)),
+                None if self.crew.is_over() => Poll::Ready(None),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Takes as many requests as are due and may be asked; if that is none, it will be called.
+    fn take_requests(&mut self, cx: &Context<'_>) {
+        let plan = &self.crew.plan;
+        let depth = match (plan.keeping, plan.rate) {
+            (Keeping::OneRequest, _) => 1,
+            // At full speed a batch follows the other, so that each is one write.
+            (Keeping::AsLongAsTheServer, None) if !self.asked.is_empty() => return,
+            (Keeping::AsLongAsTheServer, _) => plan.depth,
+        };
+        while self.asked.len() < depth {
+            let Some(due) = self.crew.take_due() else { break };
+            self.asked.push_back(due);
+        }
+        if !self.asked.is_empty() {
+            self.seat.take();
+        } else if self.seat.replace(Some(cx.waker().clone())).is_none() && plan.rate.is_some() {
+            self.crew.idle.borrow_mut().push_back(Rc::clone(&self.seat));
+        }
+    }
+
+    /// Asks and listens until the connection ends. After `Ok`, what is left unanswered may be
+    /// asked again on another (RFC 9112 section 9.3.1).
+    async fn converse(&mut self, socket: Watched<TcpStream>) -> Result<(), Break> {
+        self.call = Call::new(LIMITS);
+        self.input_ended = false;
+        for _ in 0..self.asked.len() {
+            self.call.ask(&self.crew.plan.request);
+        }
+        poll_fn(|cx| self.poll(&socket, cx)).await
+    }
+
+    fn poll(
+        &mut self,
+        socket: &Watched<TcpStream>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Break>> {
+        let crew = self.crew;
+        loop {
+            // A failed write may leave an answer to be read: reading tells what became of it.
+            let _ = self.send(socket);
+            let scratch = &mut **crew.scratch.borrow_mut();
+            match socket.poll_read(scratch) {
+                Poll::Pending => match self.asked.front() {
+                    Some(due) => {
+                        let late = (Failure::Timeout, None);
+                        return runtime::due(*due + crew.plan.timeout).map(|()| Err(late));
+                    }
+                    None => {
+                        self.ask_more(cx);
+                        match self.asked.is_empty() {
+                            true if crew.is_over() => return Poll::Ready(Ok(())),
+                            true => return Poll::Pending,
+                            false => continue,
+                        }
+                    }
+                },
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Err((Failure::Reset, Some(error.to_string()))));
+                }
+                Poll::Ready(Ok(0)) => {
+                    self.input_ended = true;
+                    self.call.close();
+                }
+                Poll::Ready(Ok(count)) => {
+                    self.call.receive(scratch.get(..count).unwrap_or_default());
+                    crew.with_tally(|tally, _| tally.bytes_received += count as u64);
+                }
+            }
+            match self.take_answers() {
+                Err(refusal) => return Poll::Ready(Err(what_broke(refusal))),
+                Ok(Then::Close) => return Poll::Ready(Ok(())),
+                Ok(Then::Keep) if self.input_ended => return Poll::Ready(Ok(())),
+                Ok(Then::Keep) => self.ask_more(cx),
+            }
+        }
+    }
+
+    fn ask_more(&mut self, cx: &Context<'_>) {
+        let before = self.asked.len();
+        self.take_requests(cx);
+        for _ in before..self.asked.len() {
+            self.call.ask(&self.crew.plan.request);
+        }
+    }
+
+    fn send(&mut self, socket: &Watched<TcpStream>) -> Poll<io::Result<()>> {
+        while !self.call.outgoing().is_empty() {
+            let outgoing = self.call.outgoing();
+            let written = socket.poll_try(Direction::Out, |mut io| io.write(outgoing));
+            self.call.sent(ready!(written)?);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Counts the answers that have come; `Close` after the last.
+    fn take_answers(&mut self) -> Result<Then, Refusal> {
+        let plan = &self.crew.plan;
+        let now = Instant::now();
+        let at = now.saturating_duration_since(plan.began);
+        let mut tally = self.crew.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(answer) = self.call.answer()? {
+            let due = self.asked.pop_front().unwrap_or(now);
+            tally.answer(at, answer.status, now.saturating_duration_since(due));
+            let body = answer.body.strip_suffix(b"\n").unwrap_or(answer.body);
+            if answer.status >= 400 {
+                tally.fail(at, Failure::Status, None);
+            } else if plan.expected.as_ref().is_some_and(|expected| expected != body) {
+                let start = body.get(..80).unwrap_or(body);
+                tally.fail(at, Failure::Body, Some(start.escape_ascii().to_string()));
+            }
+            if answer.then == Then::Close || plan.keeping == Keeping::OneRequest {
+                return Ok(Then::Close);
+            }
+        }
+        Ok(Then::Keep)
+    }
+}
+
+fn what_broke(refusal: Refusal) -> Break {
+    let failure = match refusal {
+        Refusal::Short => Failure::Closed,
+        _ => Failure::Broken,
+    };
+    (failure, Some(refusal.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_differ_by_one_at_most_and_are_the_whole() {
+        for (all, of) in [(0, 1), (1, 2), (64, 3), (5, 8)] {
+            let shares: Vec<u64> = (0..of).map(|which| share(all, which, of)).collect();
+            assert_eq!(shares.iter().sum::<u64>(), all, "{shares:?}");
+            let (most, least) = (shares.iter().max(), shares.iter().min());
+            assert!(most.unwrap() - least.unwrap() <= 1, "{shares:?}");
+        }
+    }
+}
