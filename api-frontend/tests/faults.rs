@@ -8,7 +8,7 @@ mod operation;
 #[path = "../../common/tests/shared/process.rs"]
 mod process;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -241,6 +241,31 @@ fn a_backend_may_close_after_each_answer_or_speak_in_any_honest_way() {
         assert!(results.iter().all(|status| *status == 200), "{answer:?}: {results:?}");
         if then == After::Close {
             assert_eq!(backend.connections(), 40, "{answer:?}");
+        }
+    }
+}
+
+/// Whoever closes first cannot use the port again for a minute, and a frontend that did would run
+/// out of them.
+#[test]
+fn a_backend_that_will_close_is_let_close_first_and_nobody_waits_for_it() {
+    let last = WELL.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    for (answer, reuse) in [(&*last, "on"), (WELL, "off")] {
+        let (tell, told) = mpsc::channel();
+        let (tell, answer) = (Mutex::new(tell), answer.to_owned());
+        let backend = Backend::start(move |line| {
+            line.answer(&answer);
+            let mut stream = line.reader.get_ref();
+            stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            let heard = stream.read(&mut [0]).map_err(|error| error.kind());
+            tell.lock().unwrap().send(heard).unwrap();
+        });
+        let process = Process::start(command_for(backend.port).env("BACKEND_REUSE", reuse));
+        let began = Instant::now();
+        assert_eq!(crowd(&process, 4, 5), [200; 20]);
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        for _ in 0..20 {
+            assert_eq!(told.recv_timeout(LONG).unwrap(), Err(ErrorKind::WouldBlock), "{reuse}");
         }
     }
 }

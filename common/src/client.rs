@@ -35,6 +35,10 @@ const DEPTH_MAX: usize = 128;
 const SLOW: Duration = Duration::from_millis(20);
 /// After a pipeline broke, how long the backend is asked one thing at a time.
 const CAUTION: Duration = Duration::from_secs(10);
+/// How long a backend may take to close after its last answer. Whoever closes first cannot use
+/// the port again for a minute (RFC 9293, TIME-WAIT): were that we, we would run out of them where
+/// each call has its own connection.
+const PARTING: Duration = Duration::from_secs(1);
 /// One read takes at most this much.
 const READ_BYTES_MAX: usize = 32 << 10;
 
@@ -543,6 +547,12 @@ async fn work(entry: LineEntry) {
     };
     let end = poll_fn(|cx| connection.poll(cx)).await;
     connection.give_back(end);
+    if end.is_ok() && !connection.input_ended {
+        connection.entry.update(|line| line.phase = Phase::Retiring);
+        shared.find_lines();
+        let parting = runtime::now() + PARTING;
+        runtime::within(parting, poll_fn(|_| connection.poll_end())).await;
+    }
 }
 
 /// One connection to the backend.
@@ -668,7 +678,7 @@ impl Connection {
 
     /// Gives back the calls that were not answered, to be asked again on another connection,
     /// except the one that may itself have been the reason.
-    fn give_back(mut self, end: Result<(), Failure>) {
+    fn give_back(&mut self, end: Result<(), Failure>) {
         let mut state = self.entry.shared.state.borrow_mut();
         let failure = end.err().unwrap_or(Failure::Protocol(Refusal::Short));
         let owed = self.unanswered.len();
@@ -692,6 +702,12 @@ impl Connection {
                 state.ask_again(index, failure);
             }
         }
+    }
+
+    /// Waits for the backend to close; what else comes was not asked for.
+    fn poll_end(&self) -> Poll<()> {
+        let scratch = &mut **self.entry.shared.scratch.borrow_mut();
+        self.socket.poll_read(scratch).map(drop)
     }
 }
 

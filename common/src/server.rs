@@ -38,7 +38,8 @@ const ROOM_BYTES_MAX: usize = 16 << 10;
 /// How long a client may take to see an answer that closes while it still sends; afterwards it
 /// may see a reset instead.
 const LINGER: Duration = Duration::from_secs(1);
-/// When ending, how long a silent connection is kept for a request that is on its way already.
+/// When ending, how long a silent connection is kept for a request that is on its way already,
+/// and the listener for a connection that is.
 const GRACE: Duration = Duration::from_millis(200);
 /// Connections beyond the limit that are being told so by one worker; the others wait in the
 /// backlog.
@@ -155,18 +156,20 @@ pub async fn serve<S: Service>(
     {
         house.admit(accepted, &door).await;
     }
-    // Whoever the kernel has connected already is served too.
-    for _ in 0..BACKLOG {
-        match sys::accept(door.get()) {
-            Ok(stream) => house.admit(Ok(stream), &door).await,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(_) => break,
-        }
+    let now = Instant::now();
+    let deadline = now + house.settings.drain;
+    // From here on newcomers are refused, where the kernel can do that before the door is closed.
+    // Whoever it has connected already, or is about to, is served: closing would reset them.
+    let _ = sys::refuse_newcomers(door.get());
+    let closing = deadline.min(now + GRACE);
+    while let Some(accepted) =
+        runtime::within(closing, door.attempt(Direction::In, |door| sys::accept(door))).await
+    {
+        house.admit(accepted, &door).await;
     }
     // Other workers may hold the listener open a moment longer.
     door.look_away();
     drop(door);
-    let deadline = Instant::now() + house.settings.drain;
     runtime::within(deadline, house.empty()).await;
 }
 

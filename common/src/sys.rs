@@ -77,6 +77,13 @@ unsafe extern "C" {
     fn epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, event: *mut EpollEvent) -> c_int;
     fn epoll_wait(epoll: c_int, events: *mut EpollEvent, max: c_int, timeout_ms: c_int) -> c_int;
     fn listen(fd: c_int, backlog: c_int) -> c_int;
+    fn setsockopt(
+        fd: c_int,
+        level: c_int,
+        option: c_int,
+        value: *const c_int,
+        length: c_uint,
+    ) -> c_int;
     fn accept4(fd: c_int, address: *mut c_void, length: *mut c_uint, flags: c_int) -> c_int;
     fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
     fn connect(fd: c_int, address: *const Address, length: c_uint) -> c_int;
@@ -161,6 +168,19 @@ impl Epoll {
 pub(crate) fn lengthen_backlog(listener: &TcpListener, backlog: i32) -> io::Result<()> {
     // SAFETY: the descriptor is open, and no pointer is passed.
     checked(unsafe { listen(listener.as_raw_fd(), backlog) }).map(drop)
+}
+
+/// Has the kernel refuse whoever is not connecting yet, while those who are can still be accepted.
+pub(crate) fn refuse_newcomers(listener: &TcpListener) -> io::Result<()> {
+    const SOCKET: c_int = 1;
+    const BIND_TO_INTERFACE: c_int = 62;
+    // By this number there is none: what arrives at any other finds no listener.
+    let interface = c_int::MAX;
+    let length = size_of::<c_int>() as c_uint;
+    let fd = listener.as_raw_fd();
+    // SAFETY: the value lives through the call and is `length` bytes long.
+    let done = unsafe { setsockopt(fd, SOCKET, BIND_TO_INTERFACE, &raw const interface, length) };
+    checked(done).map(drop)
 }
 
 /// The next connection, non-blocking already: std's `accept` costs one more call for that.
@@ -338,4 +358,30 @@ pub(crate) fn without_delay(listener: TcpListener) -> io::Result<TcpListener> {
     let socket = TcpStream::from(OwnedFd::from(listener));
     socket.set_nodelay(true)?;
     Ok(TcpListener::from(OwnedFd::from(socket)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{ErrorKind, Read, Write};
+
+    #[test]
+    fn newcomers_are_refused_while_whoever_waits_is_still_accepted() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(address).expect("a listener");
+            listener.set_nonblocking(true).expect("a socket that can");
+            let address = listener.local_addr().expect("its address");
+            let mut first = TcpStream::connect(address).expect("it listens");
+            refuse_newcomers(&listener).expect("a kernel that can");
+            let second = TcpStream::connect(address).map_err(|error| error.kind());
+            assert_eq!(second.err(), Some(ErrorKind::ConnectionRefused));
+            let mut accepted = accept(&listener).expect("the first");
+            accepted.write_all(b"x").expect("sent");
+            first.read_exact(&mut [0]).expect("received");
+            assert_eq!(
+                accept(&listener).err().map(|error| error.kind()),
+                Some(ErrorKind::WouldBlock)
+            );
+        }
+    }
 }

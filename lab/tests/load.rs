@@ -1,18 +1,21 @@
 //! `lab load` against servers that do what they are told: every request is accounted for, by the
 //! right word. What is measured is never compared with the time that a good machine would take.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, Output, Stdio};
+#[path = "shared/lab.rs"]
+mod lab;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use common::json::Value;
 use common::sys::{self, SIGINT};
 
-const LAB: &str = env!("CARGO_BIN_EXE_lab");
+use lab::{LAB, load, requests, say, serve};
+
 const GOOD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ngood\n";
 const LAST: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\ngood\n";
 
@@ -158,69 +161,5 @@ fn mistakes_are_told_in_one_line() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(said.starts_with(line) && said.lines().count() == 1, "{said}");
         assert!(!output.status.success() && output.stdout.is_empty());
-    }
-}
-
-struct Loaded {
-    code: i32,
-    text: String,
-}
-
-impl Loaded {
-    /// The number at the end of this path, as it stands there.
-    fn digits(&self, path: &str) -> &str {
-        let mut value = Value::read(self.text.as_bytes()).unwrap();
-        for name in path.split(' ') {
-            value = value.get(name).unwrap_or_else(|| panic!("{path} in {}", self.text)).clone();
-        }
-        match value {
-            Value::Number(digits) => digits,
-            other => panic!("{path} is {other:?}"),
-        }
-    }
-
-    fn count(&self, path: &str) -> usize {
-        self.digits(path).parse().unwrap()
-    }
-
-    fn micros(&self, path: &str) -> f64 {
-        self.digits(path).parse().unwrap()
-    }
-}
-
-fn load(address: SocketAddr, flags: &[&str]) -> Loaded {
-    let url = format!("http://{address}/");
-    let mut command = Command::new(LAB);
-    command.args(["load", &url, "--json"]).args(flags);
-    let Output { status, stdout, .. } = sys::die_with_parent(&mut command).output().unwrap();
-    Loaded { code: status.code().unwrap(), text: String::from_utf8(stdout).unwrap() }
-}
-
-/// Has each connection be served like this, on a thread of its own, for as long as this test runs.
-fn serve(conduct: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let conduct = conduct.clone();
-            thread::spawn(move || conduct(stream.unwrap()));
-        }
-    });
-    address
-}
-
-/// The heads that come on a connection, until its end.
-fn requests(stream: TcpStream) -> impl Iterator<Item = ()> {
-    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
-    std::iter::from_fn(move || lines.find(String::is_empty).map(drop))
-}
-
-/// Answers the first request with this, and hears out the rest.
-fn say(mut stream: TcpStream, answer: &str) {
-    let mut requests = requests(stream.try_clone().unwrap());
-    if requests.next().is_some() {
-        let _ = stream.write_all(answer.as_bytes());
-        let _ = stream.shutdown(std::net::Shutdown::Write);
-        requests.for_each(drop);
     }
 }

@@ -1,22 +1,23 @@
 //! `lab up` with the real programs: what it prints, what it keeps running, and what it leaves
 //! behind. Everything is awaited by what `lab` and the services say.
 
+#[path = "shared/lab.rs"]
+mod lab;
+
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::Shutdown;
 use std::path::Path;
-use std::process::{self, Child, Command, Output, Stdio};
-use std::sync::OnceLock;
-use std::sync::mpsc::{self, Receiver};
+use std::process::{self, Output};
+use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::sys::{self, SIGINT, SIGKILL, SIGTERM};
 
-const LAB: &str = env!("CARGO_BIN_EXE_lab");
-/// The end of any wait, so that a fault fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(20);
+use lab::{LAB, Lab, PATIENCE, Ports, body, code, connect, get, lab, read};
+
 const SIGSTOP: i32 = 19;
 
 const BACKEND: &str = "{\"body\": \"Je suis une r\\u00e9ponse du backend\"}\n";
@@ -196,144 +197,6 @@ fn whoever_asks_is_told_how_it_is_used() {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Ports {
-    frontend: u16,
-    backend: u16,
-}
-
-impl Ports {
-    /// Two that are free now, as the kernel says.
-    fn free() -> Ports {
-        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let (frontend, backend) = (listen(), listen());
-        let port = |listener: &TcpListener| listener.local_addr().expect("its address").port();
-        Ports { frontend: port(&frontend), backend: port(&backend) }
-    }
-}
-
-/// A `lab up` that runs, and what it has printed.
-struct Lab {
-    child: Child,
-    ports: Ports,
-    /// Bounded: what is not taken stays in the pipe.
-    lines: Receiver<String>,
-    seen: Vec<String>,
-}
-
-impl Lab {
-    fn start(ports: Ports, variables: &[(&str, &str)]) -> Lab {
-        let flags = [
-            format!("--frontend-port={}", ports.frontend),
-            format!("--backend-port={}", ports.backend),
-        ];
-        let mut command = lab(LAB, variables);
-        command.arg("up").args(flags).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("lab starts");
-        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
-        let (told, lines) = mpsc::sync_channel(8);
-        thread::spawn(move || {
-            for line in stdout.lines() {
-                if line.is_ok_and(|line| told.send(line).is_ok()) {
-                    continue;
-                }
-                break;
-            }
-        });
-        Lab { child, ports, lines, seen: Vec::new() }
-    }
-
-    /// Both answer.
-    fn up(variables: &[(&str, &str)]) -> Lab {
-        let mut lab = Lab::start(Ports::free(), variables);
-        lab.line("lab          | open ");
-        lab
-    }
-
-    /// The next line that holds this.
-    fn line(&mut self, part: &str) -> String {
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
-            self.seen.push(line.clone());
-            if line.contains(part) {
-                return line;
-            }
-        }
-        panic!("no {part:?} in {:#?}", self.seen);
-    }
-
-    /// The exit code, once all that it said was taken.
-    fn end(&mut self) -> i32 {
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
-            self.seen.push(line);
-        }
-        code(&mut self.child)
-    }
-
-    fn send(&self, signal: i32) {
-        sys::send_signal(self.child.id(), signal).expect("lab runs");
-    }
-
-    /// The processes of the frontend and the backend, as they say themselves.
-    fn pids(&self) -> [u32; 2] {
-        [self.ports.frontend, self.ports.backend].map(|port| {
-            let version = body(port, "/version");
-            let (_, pid) = version.split_once("\"pid\": ").expect("a pid");
-            pid.trim_end_matches("}\n").parse().expect("a number")
-        })
-    }
-
-    /// The processes that have said that they listen.
-    fn started(&self) -> Vec<u32> {
-        let pid = |line: &String| line.split_once(", pid ")?.1.split(',').next()?.parse().ok();
-        self.seen.iter().filter_map(pid).collect()
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The exit code of a process that ends in time.
-fn code(child: &mut Child) -> i32 {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = child.try_wait().expect("a child") {
-            return status.code().expect("an exit code");
-        }
-        assert!(Instant::now() < deadline, "lab does not end");
-        thread::yield_now();
-    }
-}
-
-/// The program as it is run without cargo, beside freshly built services.
-fn lab(program: impl AsRef<OsStr>, variables: &[(&str, &str)]) -> Command {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(build);
-    let mut command = Command::new(program);
-    command.env_remove("CARGO").envs(variables.iter().copied()).stdin(Stdio::null());
-    command
-}
-
-/// Has cargo put the services where it has put `lab`: it builds no other package's programs for
-/// a test.
-fn build() {
-    let directory = Path::new(LAB).parent().expect("a directory");
-    let (target, profile) = (directory.parent(), directory.file_name());
-    let profile = match profile.and_then(OsStr::to_str).expect("a profile") {
-        "debug" => "dev",
-        profile => profile,
-    };
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--package", "api-backend", "--package", "api-frontend"])
-        .args(["--profile", profile, "--target-dir"])
-        .arg(target.expect("a target directory"))
-        .status();
-    assert!(built.expect("cargo starts").success());
-}
-
 fn finished(program: impl AsRef<OsStr>, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     lab(program, variables).args(arguments).output().expect("lab starts")
 }
@@ -347,31 +210,4 @@ fn lives(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // Its state stands behind its name, which is in brackets.
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
-}
-
-fn connect(port: u16) -> TcpStream {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time");
-    stream
-}
-
-/// All that a GET is answered with.
-fn get(port: u16, path: &str) -> String {
-    let mut stream = connect(port);
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n").expect("sent");
-    read(&mut stream)
-}
-
-fn read(stream: &mut TcpStream) -> String {
-    let mut answers = String::new();
-    stream.read_to_string(&mut answers).expect("an end in time");
-    answers
-}
-
-/// The body of a 200.
-fn body(port: u16, path: &str) -> String {
-    let answer = get(port, path);
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-    assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
-    body.to_owned()
 }

@@ -13,7 +13,7 @@ use common::json::Value;
 use common::{service, sys};
 
 use crate::client::{Client, Heard, LONG, get};
-use crate::process::{Metrics, Process, by, child_of, free_port, run, unshare};
+use crate::process::{Metrics, Process, by, child_of, free_port, inside, run, unshare};
 use crate::{NAME, command};
 
 /// A request that is under way until its body's last byte is sent.
@@ -154,19 +154,31 @@ fn a_closed_stdout_harms_nobody() {
 }
 
 #[test]
-fn a_stdout_that_was_never_open_harms_nobody() {
-    let free = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let mut command = by(&["sh", "-c", "exec \"$0\" \"$@\" >&-"], &command());
-    command.env("PORT", free.port().to_string());
-    let mut child = command.spawn().unwrap();
-    let began = Instant::now();
-    while TcpStream::connect(free).is_err() && began.elapsed() < LONG {
-        thread::sleep(Duration::from_millis(2));
+fn a_stdout_that_takes_nothing_harms_nobody() {
+    // std opens what is closed anew, as /dev/null, which takes all.
+    for (to, drops) in [(">&-", false), (">/dev/full", true)] {
+        let free = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let redirected = format!("exec \"$0\" \"$@\" {to}");
+        let mut command = by(&["sh", "-c", &redirected], &command());
+        command.env("PORT", free.port().to_string());
+        let mut child = sys::die_with_parent(&mut command).spawn().unwrap();
+        let began = Instant::now();
+        while TcpStream::connect(free).is_err() && began.elapsed() < LONG {
+            thread::sleep(Duration::from_millis(2));
+        }
+        let mut client = Client::connect(free);
+        let status = client.ask("/").status;
+        let mut dropped =
+            || Metrics::read(&client.ask("/metrics").body).count("log_lines_dropped_total");
+        while drops && dropped() < 2 && began.elapsed() < LONG {
+            thread::sleep(Duration::from_millis(2));
+        }
+        let dropped = dropped();
+        sys::send_signal(child.id(), sys::SIGTERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{to}");
+        // The first line and the request's.
+        assert_eq!((status, dropped), (200, if drops { 2 } else { 0 }), "{to}");
     }
-    let status = Client::connect(free).ask("/").status;
-    sys::send_signal(child.id(), sys::SIGTERM).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    assert_eq!(status, 200);
 }
 
 #[test]
@@ -283,11 +295,7 @@ fn it_serves_where_ipv6_is_off() {
     runner.push(&prepare);
     let process = Process::start(&mut by(&runner, &command()));
     let (pid, port) = (process.pid.to_string(), process.address.port().to_string());
-    let mut inside = vec!["nsenter", "--target", &pid, "--net"];
-    if unshare.contains(&"--user") {
-        inside.extend(["--user", "--preserve-credentials"]);
-    }
-    let asked = run(by(&inside, &command()).arg("healthcheck").env("PORT", port));
+    let asked = run(by(&inside(&unshare, &pid), &command()).arg("healthcheck").env("PORT", port));
     assert!(asked.status.success(), "{asked:?}");
     process.signal(sys::SIGTERM);
     assert_eq!(process.end().0, Some(0));

@@ -216,6 +216,15 @@ pub(crate) fn unshare(options: &[&'static str]) -> Option<Vec<&'static str>> {
     None
 }
 
+/// What runs a command in the network of a process that was started by this `unshare`.
+pub(crate) fn inside<'a>(unshare: &[&str], pid: &'a str) -> Vec<&'a str> {
+    let mut runner = vec!["nsenter", "--target", pid, "--net"];
+    if unshare.contains(&"--user") {
+        runner.extend(["--user", "--preserve-credentials"]);
+    }
+    runner
+}
+
 /// Ends a listener. One that is only dropped would live on for a moment in every process that
 /// another test is just starting.
 pub(crate) fn stop_listening(listener: TcpListener) {
