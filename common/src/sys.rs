@@ -258,6 +258,15 @@ pub fn send_signal(pid: u32, signal: i32) -> io::Result<()> {
     checked(unsafe { kill(pid, signal) }).map(drop)
 }
 
+/// Ends a whole process group with SIGKILL: that of a leader that the caller started and has not
+/// yet waited for.
+pub fn kill_group(leader: u32) -> io::Result<()> {
+    let leader = c_int::try_from(leader).ok().filter(|pid| *pid > 1);
+    let group = -leader.ok_or(io::ErrorKind::InvalidInput)?;
+    // SAFETY: no pointer is passed.
+    checked(unsafe { kill(group, SIGKILL) }).map(drop)
+}
+
 /// Makes the kernel end the command's process with SIGKILL once the thread that starts it has
 /// ended, however that came; and gives the process an unblocked set of signals.
 pub fn die_with_parent(command: &mut Command) -> &mut Command {

@@ -6,6 +6,7 @@
 mod up;
 
 mod bench;
+mod grade;
 mod load;
 
 mod arguments;
@@ -26,6 +27,7 @@ const VERBS: &[Verb] = &[
     Verb { name: "up", usage: up::USAGE, run: up::run },
     Verb { name: "load", usage: load::USAGE, run: load::run },
     Verb { name: "bench", usage: bench::USAGE, run: bench::run },
+    Verb { name: "grade", usage: grade::USAGE, run: grade::run },
 ];
 
 fn main() -> ExitCode {

@@ -401,7 +401,7 @@ fn exit_code(end: &io::Result<ExitStatus>) -> u8 {
 }
 
 /// Waits for both.
-async fn both(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
+pub(crate) async fn both(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
     let (mut a, mut b) = (pin!(a), pin!(b));
     match runtime::either(a.as_mut(), b.as_mut()).await {
         Either::First(()) => b.await,
