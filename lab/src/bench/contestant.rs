@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::http::Limits;
 use common::http::call::Call;
-use common::sys::{self, SIGTERM};
+use common::sys;
 
 use super::{BACKEND, FRONTEND, Role};
 
@@ -89,7 +89,7 @@ impl Plan {
         Plan { name: name.to_owned(), program: "/bin/sh".into(), kind }
     }
 
-    fn command(&self, setup: &Setup, workplace: &Workplace, core: usize) -> io::Result<Command> {
+    fn command(&self, setup: &Setup, workplace: &Workplace) -> io::Result<Command> {
         let mut command = Command::new(&self.program);
         let folder = &workplace.folder;
         match &self.kind {
@@ -114,7 +114,7 @@ impl Plan {
         command.env("API_BACKEND_PORT", setup.backend_port.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // A group of its own, so that all that it starts can be ended with it.
-        sys::die_with_parent(sys::pin(command.process_group(0), core));
+        sys::die_with_parent(command.process_group(0));
         Ok(command)
     }
 }
@@ -202,9 +202,12 @@ impl Contestant {
         plan: &Plan,
         setup: &Setup,
         workplace: &Workplace,
-        core: usize,
+        core: Option<usize>,
     ) -> io::Result<Contestant> {
-        let mut command = plan.command(setup, workplace, core)?;
+        let mut command = plan.command(setup, workplace)?;
+        if let Some(core) = core {
+            sys::pin(&mut command, core);
+        }
         let address = (Ipv4Addr::LOCALHOST, setup.port).into();
         let began = Instant::now();
         let child = command.spawn()?;
@@ -284,9 +287,8 @@ impl Contestant {
 
 impl Drop for Contestant {
     fn drop(&mut self) {
-        for pid in self.processes().unwrap_or_default() {
-            let _ = sys::send_signal(pid, SIGTERM);
-        }
+        // Its whole group, and at once: nobody waits for an answer any more.
+        let _ = sys::kill_group(self.child.id());
         let _ = self.child.wait();
     }
 }
