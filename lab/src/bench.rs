@@ -54,10 +54,6 @@ impl Role {
     }
 }
 
-const BACKEND: &str = "{\"body\": \"Je suis une r\\u00e9ponse du backend\"}";
-const FRONTEND: &str =
-    "{\"return\": {\"body\": \"Je suis une r\\u00e9ponse du backend\"}, \"status\": \"[SUCESS]\"}";
-
 /// The loads under which CPU time is measured.
 const LOADS: [(&str, &[&str]); 5] = [
     ("64 conns.", &["--connections", "64"]),

@@ -10,6 +10,7 @@ mod grade;
 mod load;
 
 mod arguments;
+mod contract;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

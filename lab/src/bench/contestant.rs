@@ -13,7 +13,8 @@ use common::http::Limits;
 use common::http::call::Call;
 use common::sys;
 
-use super::{BACKEND, FRONTEND, Role};
+use super::Role;
+use crate::contract::{BACKEND, FRONTEND};
 
 /// Whoever has not answered by then has failed to start.
 const PATIENCE: Duration = Duration::from_secs(10);

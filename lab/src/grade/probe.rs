@@ -12,11 +12,7 @@ use common::runtime::{self, Direction, Watched};
 
 use super::deployment::Role;
 use super::rubric::{Words, words};
-
-/// What the exercise wants of `GET /`, and the bytes that its own programs give.
-const BACKEND: &str = r#"{"body": "Je suis une r\u00e9ponse du backend"}"#;
-const FRONTEND: &str =
-    r#"{"return": {"body": "Je suis une r\u00e9ponse du backend"}, "status": "[SUCESS]"}"#;
+use crate::contract::{BACKEND, FRONTEND};
 
 /// For one answer: as long as our own frontend lets a backend take.
 const PATIENCE: Duration = Duration::from_secs(5);
