@@ -15,7 +15,7 @@ use common::json::Value;
 use common::sys;
 
 use crate::arguments::Arguments;
-use contestant::{Contestant, Plan, SERVER_CORE, Setup, Workplace};
+use contestant::{Contestant, Plan, Setup, Workplace};
 use table::{Column, Panel};
 
 pub(crate) const USAGE: &str = "\
@@ -160,7 +160,7 @@ fn measure(order: &Order, role: Role, workplace: &Workplace) -> io::Result<Panel
     let mut failed = 0.0;
     for plan in plans {
         let setup = Setup { role, port: free_port()?, backend_port };
-        match Contestant::start(&plan, &setup, workplace, Some(SERVER_CORE)) {
+        match Contestant::start(&plan, &setup, workplace, Some(workplace.server_core)) {
             Ok(contestant) if contestant.gives(role)? => names.push((plan, setup)),
             Ok(_) => eprintln!(
                 "lab: {} is left out: it does not give the {}'s JSON",
@@ -192,7 +192,7 @@ fn measure(order: &Order, role: Role, workplace: &Workplace) -> io::Result<Panel
                 let started = Contestant::start(plan, &setup, workplace, None)?;
                 figures.push((Column::START, started.took.as_secs_f64() * 1e3));
             }
-            let server = Contestant::start(plan, setup, workplace, Some(SERVER_CORE))?;
+            let server = Contestant::start(plan, setup, workplace, Some(workplace.server_core))?;
             figures.push((Column::FILE, server.program_bytes()? as f64 / 1e6));
             for (number, (_, idle)) in IDLE.into_iter().enumerate() {
                 let _held = server.idle_connections(idle)?;

@@ -22,24 +22,28 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_micros(50);
 const LIMITS: Limits = Limits { head_bytes_max: 16 << 10, body_bytes_max: 64 << 10 };
 
-/// The core on which whoever is measured runs.
-pub(super) const SERVER_CORE: usize = 0;
-
-/// Where configurations are written, and on which core the load runs.
+/// Where configurations are written, and on which cores whoever is measured and the load run.
 pub(super) struct Workplace {
     folder: PathBuf,
+    pub(super) server_core: usize,
     pub(super) load_core: usize,
 }
 
 impl Workplace {
     pub(super) fn new() -> io::Result<Workplace> {
-        let folder = std::env::temp_dir().join(format!("lab-bench-{}", std::process::id()));
-        fs::create_dir(&folder)?;
-        let load_core = thread::available_parallelism()?.get() - 1;
-        if load_core == SERVER_CORE {
+        let status = fs::read_to_string("/proc/self/status")?;
+        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        // Such as 0-3,8: the first and the last are what is wanted of it.
+        let cores = allowed.unwrap_or_default().trim().split([',', '-']);
+        let mut cores = cores.filter_map(|core| core.parse().ok());
+        let server_core = cores.next().unwrap_or_default();
+        let load_core = cores.next_back().unwrap_or(server_core);
+        if load_core == server_core {
             eprintln!("lab: there is one core, which server and load share");
         }
-        Ok(Workplace { folder, load_core })
+        let folder = std::env::temp_dir().join(format!("lab-bench-{}", std::process::id()));
+        fs::create_dir(&folder)?;
+        Ok(Workplace { folder, server_core, load_core })
     }
 }
 
