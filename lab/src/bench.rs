@@ -14,6 +14,7 @@ use std::process::{Command, ExitCode, Stdio};
 use common::json::Value;
 use common::sys;
 
+use crate::Failure;
 use crate::arguments::Arguments;
 use contestant::{Contestant, Plan, Setup, Workplace};
 use table::{Column, Panel};
@@ -68,16 +69,10 @@ const IDLE: [(&str, usize); 3] = [("idle", 0), ("1,000 idle", 1_000), ("5,000 id
 /// Starts in each round, which take a few milliseconds each.
 const STARTS: usize = 5;
 
-/// The verb. `Err` says which argument is wrong.
-pub(crate) fn run(words: &[String]) -> Result<ExitCode, String> {
+/// The verb.
+pub(crate) fn run(words: &[String]) -> Result<ExitCode, Failure> {
     let order = Order::read(words)?;
-    match bench(&order) {
-        Ok(code) => Ok(code),
-        Err(error) => {
-            eprintln!("lab: {error}");
-            Ok(ExitCode::FAILURE)
-        }
-    }
+    Ok(bench(&order)?)
 }
 
 #[derive(Debug)]

@@ -32,6 +32,7 @@ use common::cli::Kind;
 use common::runtime::{self, Either, Ending, Signals};
 use common::sys::{self, SIGCHLD, SIGINT, SIGTERM};
 
+use crate::Failure;
 use crate::arguments::Arguments;
 use course::{Marker, Outcome, Site};
 use engine::Engine;
@@ -58,16 +59,10 @@ usage: lab grade PATH [--format text|json|junit|markdown] [--output FILE]
 
 /// How long a build may take: one that compiles takes minutes.
 const BUILD_SECONDS: u64 = 600;
-/// The verb. `Err` says which argument is wrong.
-pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, String> {
+/// The verb.
+pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Failure> {
     let options = Options::read(arguments)?;
-    match grade(&options) {
-        Ok(code) => Ok(ExitCode::from(code)),
-        Err(error) => {
-            eprintln!("lab: {error}");
-            Ok(ExitCode::FAILURE)
-        }
-    }
+    Ok(grade(&options)?.into())
 }
 
 #[derive(Debug, PartialEq)]

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use common::runtime::{self, Ending, Signals};
 use common::sys::{self, SIGINT, SIGTERM};
 
+use crate::Failure;
 use crate::arguments::Arguments;
 use drive::{Keeping, Plan};
 use report::Report;
@@ -54,24 +55,17 @@ const DESCRIPTORS_KEPT_PER_THREAD: u64 = 8;
 /// Between two states of the live line.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// The verb. `Err` says which argument is wrong.
-pub(crate) fn run(words: &[String]) -> Result<ExitCode, String> {
+/// The verb.
+pub(crate) fn run(words: &[String]) -> Result<ExitCode, Failure> {
     let (order, form) = Order::read(words)?;
-    let result = order.plan().and_then(|plan| load(&Arc::new(plan)));
-    let tally = match result {
-        Ok(tally) => tally,
-        Err(error) => {
-            eprintln!("lab: {error}");
-            return Ok(ExitCode::FAILURE);
-        }
-    };
-    let report = Report { order: &order, tally: &tally.0, took: tally.1 };
+    let (tally, took) = load(&Arc::new(order.plan()?))?;
+    let report = Report { order: &order, tally: &tally, took };
     let page = match form {
         Form::Text => report.text(),
         Form::Json => report.json(),
     };
     let written = io::stdout().write_all(page.as_bytes());
-    let good = written.is_ok() && tally.0.failed() == 0 && tally.0.answers() > 0;
+    let good = written.is_ok() && tally.failed() == 0 && tally.answers() > 0;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -20,8 +20,28 @@ struct Verb {
     name: &'static str,
     /// What `--help` prints of it.
     usage: &'static str,
-    /// Does it, told the arguments behind its name. `Err` says which of them is wrong.
-    run: fn(&[String]) -> Result<ExitCode, String>,
+    /// Does it, told the arguments behind its name.
+    run: fn(&[String]) -> Result<ExitCode, Failure>,
+}
+
+/// Why a verb came to nothing, for one line.
+enum Failure {
+    /// Which argument is wrong: exit code 2.
+    Mistake(String),
+    /// What went wrong: exit code 1.
+    Error(io::Error),
+}
+
+impl From<String> for Failure {
+    fn from(line: String) -> Failure {
+        Failure::Mistake(line)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Error(error)
+    }
 }
 
 const VERBS: &[Verb] = &[
@@ -45,7 +65,14 @@ fn main() -> ExitCode {
     if rest.iter().any(|word| asks_for_help(word)) {
         return print(verb.usage);
     }
-    (verb.run)(rest).unwrap_or_else(|line| mistake(&line))
+    match (verb.run)(rest) {
+        Ok(code) => code,
+        Err(Failure::Mistake(line)) => mistake(&line),
+        Err(Failure::Error(error)) => {
+            eprintln!("lab: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn asks_for_help(word: &str) -> bool {

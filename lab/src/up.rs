@@ -27,6 +27,7 @@ use common::runtime::{self, Direction, Either, Ending, Signals, Watched};
 use common::sys::{self, SIGCHLD, SIGINT, SIGKILL, SIGTERM};
 use common::telemetry::Log;
 
+use crate::Failure;
 use crate::arguments::Arguments;
 
 pub(crate) const USAGE: &str = "\
@@ -65,16 +66,10 @@ const GREEN: u8 = 32;
 const YELLOW: u8 = 33;
 const CYAN: u8 = 36;
 
-/// The verb. `Err` says which argument is wrong.
-pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, String> {
+/// The verb.
+pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Failure> {
     let ports = Ports::read(arguments)?;
-    match up(&ports) {
-        Ok(code) => Ok(ExitCode::from(code)),
-        Err(error) => {
-            eprintln!("lab: {error}");
-            Ok(ExitCode::FAILURE)
-        }
-    }
+    Ok(up(&ports)?.into())
 }
 
 #[derive(Debug, PartialEq)]
