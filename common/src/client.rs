@@ -711,10 +711,10 @@ impl Connection {
     }
 }
 
-/// A connection to the first address that takes one, beginning with another each time.
+/// The backend's addresses, and a connection to one of them.
 async fn dial(shared: &Rc<Shared>, deadline: Instant) -> Result<Watched<TcpStream>, Failure> {
     let Target { host, port, .. } = &shared.target;
-    let mut addresses = match host.parse::<IpAddr>() {
+    let addresses = match host.parse::<IpAddr>() {
         Ok(address) => vec![SocketAddr::new(address, *port)],
         Err(_) => {
             (shared.notice)(Event::LookedUp);
@@ -724,16 +724,32 @@ async fn dial(shared: &Rc<Shared>, deadline: Instant) -> Result<Watched<TcpStrea
     };
     // A resolver may sort by nearness (RFC 6724), and would then never change its first.
     let turn = shared.turn.replace(shared.turn.get() + 1);
+    let connected = connect_to_one(&addresses, turn, deadline).await;
+    connected.map_err(|error| match (error.raw_os_error(), error.kind()) {
+        (None, io::ErrorKind::TimedOut) => Failure::Timeout,
+        (None, io::ErrorKind::NotFound) => Failure::Dns,
+        (number, _) => Failure::Refused(number.unwrap_or(0)),
+    })
+}
+
+/// A connection to the first of the addresses that takes one, beginning with another each turn.
+/// Each has its share of the time that is left: a silent one must not take it all. `Err` is the
+/// last one's, `NotFound` where there is none.
+pub async fn connect_to_one(
+    addresses: &[SocketAddr],
+    turn: usize,
+    deadline: Instant,
+) -> io::Result<Watched<TcpStream>> {
     let count = addresses.len();
-    addresses.rotate_left(turn % count.max(1));
-    let mut failure = Failure::Dns;
-    for (address, left) in addresses.iter().zip((1..=count as u32).rev()) {
+    let in_turn = addresses.iter().cycle().skip(turn % count.max(1));
+    let mut failure = io::ErrorKind::NotFound.into();
+    for (address, left) in in_turn.zip((1..=count as u32).rev()) {
         let now = Instant::now();
         let share = deadline.saturating_duration_since(now) / left;
         failure = match runtime::within(now + share, connect(address)).await {
             Some(Ok(socket)) => return Ok(socket),
-            Some(Err(error)) => Failure::Refused(error.raw_os_error().unwrap_or(0)),
-            None => Failure::Timeout,
+            Some(Err(error)) => error,
+            None => io::ErrorKind::TimedOut.into(),
         };
     }
     Err(failure)

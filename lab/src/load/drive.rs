@@ -126,8 +126,9 @@ impl Crew {
     async fn keep_asking(&self) {
         let mut connection = Connection::new(self);
         while let Some(first) = connection.first_asked().await {
-            let dialed = runtime::within(first.taken + self.plan.timeout, self.dial()).await;
-            let end = match dialed.unwrap_or_else(|| Err(ErrorKind::TimedOut.into())) {
+            let turn = self.turn.replace(self.turn.get() + 1) as usize;
+            let deadline = first.taken + self.plan.timeout;
+            let end = match client::connect_to_one(&self.plan.addresses, turn, deadline).await {
                 Ok(socket) => {
                     self.with_tally(|tally, _| tally.connections_opened += 1);
                     connection.converse(socket).await
@@ -141,21 +142,6 @@ impl Crew {
                 runtime::sleep_until(Instant::now() + PAUSE).await;
             }
         }
-    }
-
-    /// A connection to the first address that takes one, beginning with another each time.
-    async fn dial(&self) -> io::Result<Watched<TcpStream>> {
-        let turn = self.turn.replace(self.turn.get() + 1) as usize;
-        let addresses = &self.plan.addresses;
-        let in_turn = addresses.iter().cycle().skip(turn % addresses.len());
-        let mut failed = Err(ErrorKind::NotFound.into());
-        for address in in_turn.take(addresses.len()) {
-            failed = client::connect(address).await;
-            if failed.is_ok() {
-                break;
-            }
-        }
-        failed
     }
 
     /// The time when the next request is due, if it is by now; it is taken then.
