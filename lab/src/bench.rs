@@ -151,12 +151,11 @@ fn measure(order: &Order, role: Role, workplace: &Workplace) -> io::Result<Panel
 
     let mut columns: Vec<Column> =
         table::columns(&LOADS.map(|(name, _)| name), &LATENCIES, &IDLE.map(|(name, _)| name));
-    let mut names = Vec::new();
-    let mut failed = 0.0;
+    let mut entries = Vec::new();
     for plan in plans {
         let setup = Setup { role, port: free_port()?, backend_port };
         match Contestant::start(&plan, &setup, workplace, Some(workplace.server_core)) {
-            Ok(contestant) if contestant.gives(role)? => names.push((plan, setup)),
+            Ok(contestant) if contestant.gives(role)? => entries.push((plan, setup)),
             Ok(_) => eprintln!(
                 "lab: {} is left out: it does not give the {}'s JSON",
                 plan.name,
@@ -166,56 +165,70 @@ fn measure(order: &Order, role: Role, workplace: &Workplace) -> io::Result<Panel
         }
     }
     for column in &mut columns {
-        column.figures = vec![Vec::new(); names.len()];
+        column.figures = vec![Vec::new(); entries.len()];
     }
+    let mut failed = 0.0;
     for round in 0..order.rounds {
-        for turn in 0..names.len() {
-            let which = (round + turn) % names.len();
-            let (plan, setup) = &names[which];
-            eprintln!(
-                "lab: {}, round {} of {}: {}",
-                role.name(),
-                round + 1,
-                order.rounds,
-                plan.name
-            );
-            let mut figures = Vec::new();
-            // On any core, as whoever waits for the first answer needs one too; and on a port of
-            // its own, as the kernel looks through all connections that a port has had lately.
-            for _ in 0..STARTS {
-                let setup = Setup { port: free_port()?, ..*setup };
-                let started = Contestant::start(plan, &setup, workplace, None)?;
-                figures.push((Column::START, started.took.as_secs_f64() * 1e3));
-            }
-            let server = Contestant::start(plan, setup, workplace, Some(workplace.server_core))?;
-            figures.push((Column::FILE, server.program_bytes()? as f64 / 1e6));
-            for (number, (_, idle)) in IDLE.into_iter().enumerate() {
-                let _held = server.idle_connections(idle)?;
-                figures.push((Column::memory(number), server.resident_bytes()? as f64 / 1e6));
-            }
-            for (number, (_, flags)) in LOADS.iter().enumerate() {
-                let before = server.cpu_time()?;
-                let result = load(server.address, order.seconds, flags, workplace)?;
-                let spent = server.cpu_time()?.saturating_sub(before);
-                failed += result.failed;
-                let each = spent.as_secs_f64() / result.answers;
-                figures.push((Column::cpu(number), each * 1e5));
-            }
-            let rate = order.rate.to_string();
-            let flags = ["--connections", "64", "--rate", &rate];
-            let result = load(server.address, order.seconds, &flags, workplace)?;
-            failed += result.failed;
-            for (number, micros) in result.latencies_us.into_iter().enumerate() {
-                figures.push((Column::latency(number), micros / 1e3));
-            }
-            for (id, figure) in figures {
+        for turn in 0..entries.len() {
+            let which = (round + turn) % entries.len();
+            let (plan, setup) = &entries[which];
+            let (role, name, rounds) = (role.name(), &plan.name, order.rounds);
+            eprintln!("lab: {role}, round {} of {rounds}: {name}", round + 1);
+            let round = measure_once(order, plan, setup, workplace)?;
+            failed += round.failed;
+            for (id, figure) in round.figures {
                 let column = columns.iter_mut().find(|column| column.id == id);
                 column.expect("every figure has its column").figures[which].push(figure);
             }
         }
     }
-    let names = names.into_iter().map(|(plan, _)| plan.name).collect();
+    let names = entries.into_iter().map(|(plan, _)| plan.name).collect();
     Ok(Panel { role: role.name(), rate: order.rate, names, columns, failed })
+}
+
+/// What one round came to for one server.
+struct Round {
+    figures: Vec<(table::Id, f64)>,
+    /// Requests.
+    failed: f64,
+}
+
+fn measure_once(
+    order: &Order,
+    plan: &Plan,
+    setup: &Setup,
+    workplace: &Workplace,
+) -> io::Result<Round> {
+    let (mut figures, mut failed) = (Vec::new(), 0.0);
+    // On any core, as whoever waits for the first answer needs one too; and on a port of its own,
+    // as the kernel looks through all connections that a port has had lately.
+    for _ in 0..STARTS {
+        let setup = Setup { port: free_port()?, ..*setup };
+        let started = Contestant::start(plan, &setup, workplace, None)?;
+        figures.push((Column::START, started.took.as_secs_f64() * 1e3));
+    }
+    let server = Contestant::start(plan, setup, workplace, Some(workplace.server_core))?;
+    figures.push((Column::FILE, server.program_bytes()? as f64 / 1e6));
+    for (number, (_, idle)) in IDLE.into_iter().enumerate() {
+        let _held = server.idle_connections(idle)?;
+        figures.push((Column::memory(number), server.resident_bytes()? as f64 / 1e6));
+    }
+    for (number, (_, flags)) in LOADS.iter().enumerate() {
+        let before = server.cpu_time()?;
+        let result = load(server.address, order.seconds, flags, workplace)?;
+        let spent = server.cpu_time()?.saturating_sub(before);
+        failed += result.failed;
+        let each = spent.as_secs_f64() / result.answers;
+        figures.push((Column::cpu(number), each * 1e5));
+    }
+    let rate = order.rate.to_string();
+    let flags = ["--connections", "64", "--rate", &rate];
+    let result = load(server.address, order.seconds, &flags, workplace)?;
+    failed += result.failed;
+    for (number, micros) in result.latencies_us.into_iter().enumerate() {
+        figures.push((Column::latency(number), micros / 1e3));
+    }
+    Ok(Round { figures, failed })
 }
 
 /// What one load came to.
