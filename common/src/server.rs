@@ -497,12 +497,20 @@ impl<S: Service> Connection<S> {
         self.since = runtime::now();
     }
 
+    /// Sends what has been answered; after the last answer, the end of our half.
     fn send(&mut self) -> Poll<io::Result<()>> {
+        let last = self.is_over();
         while !self.conversation.outgoing().is_empty() {
             let outgoing = self.conversation.outgoing();
-            let written = self.socket.poll_try(Direction::Out, |mut io| io.write(outgoing));
+            let written = self.socket.poll_try(Direction::Out, |mut io| {
+                if last { sys::write_before_end(io, outgoing) } else { io.write(outgoing) }
+            });
             self.conversation.sent(ready!(written)?);
             self.since = runtime::now();
+            if last && self.conversation.outgoing().is_empty() {
+                // Closing instead would drop what is unsent if the client has said more meanwhile.
+                self.socket.get().shutdown(Shutdown::Write)?;
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -601,10 +609,7 @@ impl<S: Service> Future for Connection<S> {
             Some(until) => until,
             None => match ready!(connection.converse(cx)) {
                 Parting::Plain => return Poll::Ready(()),
-                Parting::Lingering => {
-                    let _ = connection.socket.get().shutdown(Shutdown::Write);
-                    runtime::now() + LINGER
-                }
+                Parting::Lingering => runtime::now() + LINGER,
             },
         };
         connection.lingers = Some(until);

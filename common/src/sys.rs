@@ -85,6 +85,7 @@ unsafe extern "C" {
         length: c_uint,
     ) -> c_int;
     fn accept4(fd: c_int, address: *mut c_void, length: *mut c_uint, flags: c_int) -> c_int;
+    fn send(fd: c_int, bytes: *const c_void, length: usize, flags: c_int) -> isize;
     fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
     fn connect(fd: c_int, address: *const Address, length: c_uint) -> c_int;
     fn pthread_sigmask(how: c_int, set: *const SignalSet, old: *mut SignalSet) -> c_int;
@@ -190,6 +191,17 @@ pub(crate) fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     let peer =
         unsafe { accept4(fd, std::ptr::null_mut(), std::ptr::null_mut(), CLOEXEC | NONBLOCK) };
     owned(peer).map(TcpStream::from)
+}
+
+/// Writes what the kernel shall keep until the end of our half goes with it, in one segment: half
+/// the work for both sides.
+pub(crate) fn write_before_end(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    const NO_SIGNAL: c_int = 0x4000;
+    const MORE: c_int = 0x8000;
+    let (fd, from, length) = (stream.as_raw_fd(), bytes.as_ptr().cast(), bytes.len());
+    // SAFETY: the kernel reads the bytes of the slice, during the call.
+    let sent = unsafe { send(fd, from, length, MORE | NO_SIGNAL) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
 /// A non-blocking connection that is being made: writable once it is, or has failed.

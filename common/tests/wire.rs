@@ -464,6 +464,18 @@ fn a_client_that_wants_to_end_is_closed_on_after_its_answer() {
 }
 
 #[test]
+fn a_client_that_wants_to_end_and_then_says_more_gets_its_answer() {
+    let house = House::open(SETTINGS);
+    let mut client = house.connect();
+    client.say("GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    house.seen.wait("its request", |seen| seen.answered == 1);
+    client.say("more");
+    house.release();
+    assert_eq!(client.answer().body, "{/slow}");
+    assert_eq!(client.rest(), "");
+}
+
+#[test]
 fn a_head_is_answered_as_the_get_is_without_its_body() {
     let house = House::open(SETTINGS);
     let mut client = house.connect();
