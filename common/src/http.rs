@@ -237,6 +237,7 @@ refusals! {
     Expectation ExpectationFailed "expectation" "only 100-continue can be expected"
     Slow RequestTimeout "slow" "the request took too long to arrive"
     Crowded ServiceUnavailable "crowded" "too many connections"
+    Overloaded ServiceUnavailable "overloaded" "too much is kept for slow clients"
     Unasked BadRequest "unasked" "an answer that was not asked for"
     Short BadRequest "short" "connection closed within a message"
 }

@@ -44,6 +44,9 @@ const GRACE: Duration = Duration::from_millis(200);
 /// Connections beyond the limit that are being told so by one worker; the others wait in the
 /// backlog.
 const TURNED_AWAY_MAX: usize = 16;
+/// What is kept for a slow client without being counted: the parts of a usual request, or of the
+/// answer to it.
+const KEPT_FREELY: usize = 1 << 10;
 /// The pause after an `accept` that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -105,6 +108,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Connections at once, all workers together.
     pub connections_max: usize,
+    /// Bytes kept for slow clients, all workers together, beside a kilobyte for each.
+    pub buffer_bytes_max: usize,
     /// Silence between two requests.
     pub idle: Duration,
     /// A request's head, from its first byte to the blank line.
@@ -117,6 +122,14 @@ pub struct Settings {
     pub drain: Duration,
 }
 
+/// What the connections of all workers take together.
+#[derive(Debug, Default)]
+pub struct Occupancy {
+    connections: AtomicUsize,
+    /// Kept for slow clients.
+    bytes: AtomicUsize,
+}
+
 /// Opens a listener for all workers to share.
 pub fn listen(address: SocketAddr) -> io::Result<Arc<TcpListener>> {
     let listener = sys::without_delay(TcpListener::bind(address)?)?;
@@ -126,12 +139,12 @@ pub fn listen(address: SocketAddr) -> io::Result<Arc<TcpListener>> {
 }
 
 /// Serves on this worker until the ending is raised and every connection is gone, or the drain
-/// time is over. `open` counts the connections of all workers.
+/// time is over. The workers have their `occupancy` in common.
 pub async fn serve<S: Service>(
     service: Rc<S>,
     listener: Arc<TcpListener>,
     settings: Settings,
-    open: Arc<AtomicUsize>,
+    occupancy: Arc<Occupancy>,
     ending: Ending,
 ) {
     let house = Rc::new(House {
@@ -139,7 +152,7 @@ pub async fn serve<S: Service>(
         settings,
         ending,
         ended: Cell::new(None),
-        open,
+        occupancy,
         inside: Cell::new(0),
         turned_away: Cell::new(0),
         emptied: RefCell::new(None),
@@ -179,7 +192,7 @@ struct House<S: Service> {
     settings: Settings,
     ending: Ending,
     ended: Cell<Option<Instant>>,
-    open: Arc<AtomicUsize>,
+    occupancy: Arc<Occupancy>,
     inside: Cell<usize>,
     turned_away: Cell<usize>,
     emptied: RefCell<Option<Waker>>,
@@ -210,7 +223,7 @@ impl<S: Service> House<S> {
         // A low limit may mean few descriptors, and whoever is turned away has one too.
         let turned_away_max = TURNED_AWAY_MAX.min(4 + max / 32);
         loop {
-            if self.open.load(Ordering::Relaxed) <= max {
+            if self.occupancy.connections.load(Ordering::Relaxed) <= max {
                 return runtime::spawn(Connection::new(stream, place));
             }
             if self.turned_away.get() < turned_away_max || self.ending.is_raised() {
@@ -268,7 +281,7 @@ struct Place<S: Service> {
 
 impl<S: Service> Place<S> {
     fn take(house: &Rc<House<S>>) -> Place<S> {
-        house.open.fetch_add(1, Ordering::Relaxed);
+        house.occupancy.connections.fetch_add(1, Ordering::Relaxed);
         house.inside.set(house.inside.get() + 1);
         house.service.notice(Event::Opened);
         Place { house: Rc::clone(house), turned_away: false }
@@ -277,7 +290,7 @@ impl<S: Service> Place<S> {
     /// Gives the place to whoever comes next: those who are being told must not keep them out.
     fn turned_away(mut self) -> Place<S> {
         self.turned_away = true;
-        self.house.open.fetch_sub(1, Ordering::Relaxed);
+        self.house.occupancy.connections.fetch_sub(1, Ordering::Relaxed);
         self.house.turned_away.set(self.house.turned_away.get() + 1);
         self
     }
@@ -289,7 +302,7 @@ impl<S: Service> Drop for Place<S> {
         if self.turned_away {
             house.turned_away.set(house.turned_away.get() - 1);
         } else {
-            house.open.fetch_sub(1, Ordering::Relaxed);
+            house.occupancy.connections.fetch_sub(1, Ordering::Relaxed);
         }
         house.inside.set(house.inside.get() - 1);
         house.service.notice(Event::Closed);
@@ -316,6 +329,8 @@ struct Connection<S: Service> {
     /// What the client is waited for, and since when.
     stage: Stage,
     since: Instant,
+    /// Bytes kept for it meanwhile, as far as they are counted.
+    kept: usize,
     place: Place<S>,
 }
 
@@ -359,6 +374,7 @@ impl<S: Service> Connection<S> {
             lingers: None,
             stage: Stage::Idle,
             since: runtime::now(),
+            kept: 0,
             place,
         }
     }
@@ -387,7 +403,7 @@ impl<S: Service> Connection<S> {
                 Poll::Pending => match self.wait() {
                     Wait::On => return Poll::Pending,
                     Wait::Over => return Poll::Ready(Parting::Plain),
-                    Wait::Refuse => self.refuse(Refusal::Slow),
+                    Wait::Refuse(refusal) => self.refuse(refusal),
                 },
             }
         }
@@ -556,6 +572,12 @@ impl<S: Service> Connection<S> {
         if self.unanswered.is_empty() && self.unanswered.capacity() > 0 {
             house.keep_queue(std::mem::take(&mut self.unanswered));
         }
+        let queued = self.unanswered.len() * size_of::<Exchange<S>>();
+        if self.keep(self.conversation.capacity() + queued) {
+            let is_owed = !self.unanswered.is_empty() || !self.conversation.outgoing().is_empty();
+            return if is_owed { Wait::Over } else { Wait::Refuse(Refusal::Overloaded) };
+        }
+        let house = &self.place.house;
         let stage = self.conversation.stage();
         if std::mem::replace(&mut self.stage, stage) != stage {
             self.since = runtime::now();
@@ -571,14 +593,37 @@ impl<S: Service> Connection<S> {
                 Some(ended) => (ended.max(self.since) + GRACE, Wait::Over),
                 None => (self.since + settings.idle, Wait::Over),
             },
-            Stage::Head => (self.since + settings.head, Wait::Refuse),
-            Stage::Body => (self.since + settings.body, Wait::Refuse),
+            Stage::Head => (self.since + settings.head, Wait::Refuse(Refusal::Slow)),
+            Stage::Body => (self.since + settings.body, Wait::Refuse(Refusal::Slow)),
             Stage::Over => return Wait::Over,
         };
         match runtime::due(deadline) {
             Poll::Pending => Wait::On,
             Poll::Ready(()) => late,
         }
+    }
+
+    /// Notes how many bytes are kept for this client; whether they have become more than there are
+    /// for all.
+    fn keep(&mut self, bytes: usize) -> bool {
+        let kept = if bytes > KEPT_FREELY { bytes } else { 0 };
+        let before = std::mem::replace(&mut self.kept, kept);
+        let all = &self.place.house.occupancy.bytes;
+        if kept > before {
+            let more = kept - before;
+            let max = self.place.house.settings.buffer_bytes_max;
+            return all.fetch_add(more, Ordering::Relaxed) + more > max;
+        }
+        if kept < before {
+            all.fetch_sub(before - kept, Ordering::Relaxed);
+        }
+        false
+    }
+
+    /// Gives back all that is kept for this client.
+    fn leave(&mut self) {
+        self.place.house.keep_room(self.conversation.leave());
+        self.keep(0);
     }
 
     /// Waits a moment for the client to end its half, now that ours has ended.
@@ -609,7 +654,10 @@ impl<S: Service> Future for Connection<S> {
             Some(until) => until,
             None => match ready!(connection.converse(cx)) {
                 Parting::Plain => return Poll::Ready(()),
-                Parting::Lingering => runtime::now() + LINGER,
+                Parting::Lingering => {
+                    connection.leave();
+                    runtime::now() + LINGER
+                }
             },
         };
         connection.lingers = Some(until);
@@ -619,7 +667,7 @@ impl<S: Service> Future for Connection<S> {
 
 impl<S: Service> Drop for Connection<S> {
     fn drop(&mut self) {
-        self.place.house.keep_room(self.conversation.leave());
+        self.leave();
     }
 }
 
@@ -629,6 +677,6 @@ enum Wait {
     On,
     /// It ends.
     Over,
-    /// It tells the client that it was too slow.
-    Refuse,
+    /// It tells the client why it goes on no longer.
+    Refuse(Refusal),
 }

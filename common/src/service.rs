@@ -21,7 +21,7 @@ use crate::http::call::Call;
 use crate::http::{Content, Date, Limits, Method, Refusal, Request, Response, Status};
 use crate::json;
 use crate::runtime::{self, Ending, Seat, Signals};
-use crate::server::{self, Answer, Event, Peer, Settings};
+use crate::server::{self, Answer, Event, Occupancy, Peer, Settings};
 use crate::sys;
 use crate::telemetry::Kind::{Counter as Total, Gauge, Histogram as Distribution};
 use crate::telemetry::{self, Counter, Exposition, Histogram, Line, Log, LogFormat};
@@ -60,7 +60,7 @@ pub fn error(status: Status, message: &str) -> Response {
 }
 
 /// Settings of every service. `port` is the service's own default.
-pub const fn settings(port: &'static str) -> [Setting; 12] {
+pub const fn settings(port: &'static str) -> [Setting; 13] {
     [
         Setting {
             variable: "HOST",
@@ -90,7 +90,7 @@ pub const fn settings(port: &'static str) -> [Setting; 12] {
             variable: "HEAD_BYTES_MAX",
             kind: Kind::Number(256, 1 << 20),
             default: Some("16384"),
-            meaning: "A request's line and fields. Room for any browser's cookies, yet a thousand fit in 16 MB.",
+            meaning: "A request's line and fields. Room for any browser's cookies.",
         },
         Setting {
             variable: "BODY_BYTES_MAX",
@@ -102,7 +102,13 @@ pub const fn settings(port: &'static str) -> [Setting; 12] {
             variable: "CONNECTIONS_MAX",
             kind: Kind::Number(1, 1_000_000),
             default: Some("10000"),
-            meaning: "Clients at once; the next ones are told 503. Fewer where RLIMIT_NOFILE says so.",
+            meaning: "Clients at once; the next ones are told 503. Fewer where RLIMIT_NOFILE says so, and at\nmost one for each 16 KB of memory that the control group grants.",
+        },
+        Setting {
+            variable: "BUFFER_BYTES_MAX",
+            kind: Kind::Number(0, 1 << 40),
+            default: Some("16777216"),
+            meaning: "Kept for all slow clients together: parts of requests, and answers that are not taken.\nWho needs more of it is told 503. At most a quarter of what the control group grants.",
         },
         Setting {
             variable: "IDLE_TIMEOUT_MS",
@@ -141,6 +147,9 @@ pub const fn settings(port: &'static str) -> [Setting; 12] {
 /// connections to a backend. Where there are few at all, this is three quarters of them.
 const DESCRIPTORS_KEPT: u64 = 32;
 const DESCRIPTORS_KEPT_PER_WORKER: u64 = 88;
+/// Memory for each client: a kilobyte or two here, a few in the kernel, and as much again for all
+/// else.
+const MEMORY_PER_CONNECTION: u64 = 16 << 10;
 /// How long the process's last words may take on a stuck pipe.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How often a worker that has drained looks whether the others have.
@@ -682,7 +691,7 @@ fn serve<R: Root>(
             settings.connections_max
         ),
     );
-    let open = Arc::new(AtomicUsize::new(0));
+    let occupancy = Arc::<Occupancy>::default();
     let serving = AtomicUsize::new(workers);
     let work = |number: usize, seat: Seat, listener, signals: Option<OwnedFd>| {
         let meter = Arc::clone(&office.meters[number]);
@@ -694,13 +703,13 @@ fn serve<R: Root>(
             lines: RefCell::default(),
             clerk: RefCell::default(),
         });
-        let (open, ending) = (Arc::clone(&open), office.ending.clone());
+        let (occupancy, ending) = (Arc::clone(&occupancy), office.ending.clone());
         seat.run(&office.ending, async {
             runtime::spawn(Rc::clone(&desk).hand_over_lines());
             if let Some(signals) = signals {
                 runtime::spawn(obey(signals, Arc::clone(&office)));
             }
-            server::serve(Rc::clone(&desk), listener, settings, open, ending).await;
+            server::serve(Rc::clone(&desk), listener, settings, occupancy, ending).await;
             // Signals are heeded here as long as any worker drains. How many connections are
             // open does not tell: another worker may be about to accept its first.
             let deadline = Instant::now() + settings.drain;
@@ -763,17 +772,30 @@ fn bounds(config: &Config, workers: usize) -> Settings {
     let descriptors = sys::raise_open_files().unwrap_or(u64::MAX);
     let kept = DESCRIPTORS_KEPT + DESCRIPTORS_KEPT_PER_WORKER * workers as u64;
     let kept = kept.min(descriptors / 4 * 3);
-    let connections_max =
-        config.number("CONNECTIONS_MAX").min(descriptors.saturating_sub(kept).max(1));
+    let descriptors = descriptors.saturating_sub(kept);
+    let memory = granted_memory();
+    let connections_max = config
+        .number("CONNECTIONS_MAX")
+        .min(descriptors)
+        .min(memory / MEMORY_PER_CONNECTION)
+        .max(1);
     Settings {
         limits: limits(config),
         connections_max: connections_max as usize,
+        buffer_bytes_max: config.number("BUFFER_BYTES_MAX").min(memory / 4) as usize,
         idle: time("IDLE_TIMEOUT_MS"),
         head: time("HEAD_TIMEOUT_MS"),
         body: time("BODY_TIMEOUT_MS"),
         write: time("WRITE_TIMEOUT_MS"),
         drain: time("DRAIN_TIMEOUT_MS"),
     }
+}
+
+/// Bytes of memory that the control group grants, in its second version or its first.
+fn granted_memory() -> u64 {
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limit = |path| std::fs::read_to_string(path).ok()?.trim().parse().ok();
+    limits.into_iter().find_map(limit).unwrap_or(u64::MAX)
 }
 
 /// The bounds of a message, for requests as for a backend's answers.

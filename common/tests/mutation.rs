@@ -122,7 +122,8 @@ fn mutated_requests_are_taken_in_one_way() {
         assert_requests(input, &[dice.below(input.len() + 1)], answers)
     });
     // The others are for clocks, crowds and clients.
-    let others = [Refusal::Slow, Refusal::Crowded, Refusal::Unasked, Refusal::Short];
+    let others =
+        [Refusal::Slow, Refusal::Crowded, Refusal::Overloaded, Refusal::Unasked, Refusal::Short];
     assert_all_seen(&refused, &others);
 }
 
@@ -139,6 +140,7 @@ fn mutated_answers_are_taken_in_one_way() {
         Refusal::Expectation,
         Refusal::Slow,
         Refusal::Crowded,
+        Refusal::Overloaded,
     ];
     assert_all_seen(&refused, &others);
 }

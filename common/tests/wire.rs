@@ -10,7 +10,6 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
@@ -18,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use common::http::{Date, Limits, Refusal, Request, Response, Status};
 use common::runtime::{self, Ending};
-use common::server::{self, Answer, Event, Peer, Service, Settings};
+use common::server::{self, Answer, Event, Occupancy, Peer, Service, Settings};
 use common::{sys, telemetry};
 
 use client::{Client, LONG, get};
@@ -29,6 +28,7 @@ const SHORT: Duration = Duration::from_millis(60);
 const SETTINGS: Settings = Settings {
     limits: Limits { head_bytes_max: 16 << 10, body_bytes_max: 1 << 20 },
     connections_max: 10_000,
+    buffer_bytes_max: 16 << 20,
     idle: LONG,
     head: LONG,
     body: LONG,
@@ -272,6 +272,56 @@ fn a_client_that_never_reads_is_held_in_bounds_and_dropped() {
     let end = asking.join().unwrap().map_err(|error| error.kind());
     assert!(matches!(end, Err(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)), "{end:?}");
     assert_eq!(other.ask("/b").body, "{/b}");
+}
+
+#[test]
+fn what_is_kept_for_slow_clients_is_bounded_for_all_of_them_together() {
+    /// Of each head that does not end.
+    const LONG_HEAD: usize = 15_000;
+    let max = 4 * LONG_HEAD;
+    let house = House::with_workers(1, Settings { buffer_bytes_max: max, ..SETTINGS });
+    let start = get("/a").replace("\r\n\r\n", "\r\nFiller: ");
+    let long_start = start.clone() + &"x".repeat(LONG_HEAD - start.len());
+    let begin = |start: &str| {
+        let client = house.connect();
+        client.say(start);
+        client
+    };
+    let mut short: Vec<_> = (0..200).map(|_| begin(&start)).collect();
+    let mut long: Vec<_> = (0..3).map(|_| begin(&long_start)).collect();
+    // Whether they have arrived is told by one worker's answer to the next.
+    assert_eq!(house.connect().ask("/a").status, 200);
+    let told = (0..3).find_map(|_| {
+        let mut more = begin(&long_start);
+        if house.connect().ask("/a").status == 200 && more.is_silent() {
+            long.push(more);
+            return None;
+        }
+        Some(more.answer())
+    });
+    let told = told.expect("there is no room for so many");
+    assert_eq!(told.status, 503);
+    assert!(told.closes(), "{told:?}");
+    // What is kept for an honest client is not counted, and those who were there first go on.
+    for client in short.iter_mut().chain(&mut long) {
+        client.say("\r\n\r\n");
+        assert_eq!(client.answer().body, "{/a}");
+    }
+    // Whoever has been answered keeps nothing.
+    let mut next = begin(&long_start);
+    assert!(next.is_silent());
+    next.say("\r\n\r\n");
+    assert_eq!(next.answer().status, 200);
+}
+
+#[test]
+fn a_client_that_takes_no_answers_is_dropped_when_they_would_fill_the_memory() {
+    let house = House::open(Settings { buffer_bytes_max: 0, ..SETTINGS });
+    let deaf = house.connect();
+    let asking = deaf.say_aside(get("/big/4096").repeat(300_000));
+    house.seen.wait("its end", |seen| seen.closed == 1);
+    assert!(asking.join().unwrap().is_err());
+    assert_eq!(house.connect().ask("/a").status, 200);
 }
 
 #[test]
@@ -689,13 +739,14 @@ impl House {
         let listener = server::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let (seen, ending) = (Arc::<Seen>::default(), Ending::default());
-        let open = Arc::new(AtomicUsize::new(0));
+        let occupancy = Arc::<Occupancy>::default();
         let work = |_| {
-            let (listener, open) = (Arc::clone(&listener), Arc::clone(&open));
+            let (listener, occupancy) = (Arc::clone(&listener), Arc::clone(&occupancy));
             let (seen, ending) = (Arc::clone(&seen), ending.clone());
             thread::spawn(move || {
                 let echo = Rc::new(Echo(seen));
-                runtime::run(&ending, server::serve(echo, listener, settings, open, ending.clone()))
+                let serving = server::serve(echo, listener, settings, occupancy, ending.clone());
+                runtime::run(&ending, serving)
             })
         };
         let workers = (0..count).map(work).collect();

@@ -252,6 +252,36 @@ fn ten_thousand_connections_at_once_are_served_and_cost_little() {
     }
 }
 
+#[test]
+fn clients_that_would_fill_the_memory_are_dropped_before() {
+    const KEPT_KIB: u64 = 4 << 10;
+    /// What each costs that is not counted: a head of usual length, and its connection.
+    const FREE_KIB: u64 = 3;
+    let count = form(1_000, 4_000);
+    let chain = Chain::with(&[("BUFFER_BYTES_MAX", &(KEPT_KIB << 10).to_string())]);
+    let endless = get("/").replace("\r\n\r\n", "\r\nFiller: ") + &"x".repeat(15_000);
+    for process in [&chain.backend, &chain.frontend] {
+        let start = Held::of(process);
+        for (what, speech) in [("heads", &endless), ("askers", &get("/version").repeat(2_000))] {
+            let come = || {
+                let stream = TcpStream::connect(process.address).unwrap();
+                stream.set_nonblocking(true).unwrap();
+                let _ = (&stream).write(speech.as_bytes());
+                stream
+            };
+            let greedy: Vec<_> = (0..count).map(|_| come()).collect();
+            // Accepted last, answered last.
+            assert_eq!(process.connect().ask("/").status, 200);
+            let peak = Held::of(process);
+            drop(greedy);
+            until("all have gone", || process.metrics().count("http_connections_open") == 1);
+            eprintln!("{count} {what} without end: first {start:?}, then {peak:?}");
+            let may = start.kib + KEPT_KIB + FREE_KIB * count + WORKERS as u64 * SPARES_KIB;
+            assert!(peak.kib <= may, "{may} KiB, not {peak:?}");
+        }
+    }
+}
+
 /// Asks on a connection that is kept, and hears a 200.
 fn ask(stream: &mut TcpStream) {
     stream.set_read_timeout(Some(LONG)).unwrap();

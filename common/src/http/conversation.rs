@@ -11,7 +11,7 @@ const EMPTY_LINES_MAX: u8 = 4;
 
 /// What a buffer may keep beyond the bytes under way while its peer is waited for: room for one
 /// large read, held for each of a thousand slow clients, would be all the memory there is.
-const SPARE_BYTES_MAX: usize = 4 << 10;
+const SPARE_BYTES_MAX: usize = 256;
 
 /// What a conversation is waiting for from its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,6 +240,11 @@ impl Conversation {
     /// Whether it has no buffers.
     pub fn is_resting(&self) -> bool {
         self.room.0.is_none()
+    }
+
+    /// Bytes of memory that its buffers hold.
+    pub fn capacity(&self) -> usize {
+        self.room.capacity()
     }
 
     /// Gives it buffers to use, in place of the empty ones of a conversation at rest.
@@ -690,6 +695,7 @@ mod tests {
             (Refusal::Expectation, 417),
             (Refusal::Slow, 408),
             (Refusal::Crowded, 503),
+            (Refusal::Overloaded, 503),
         ] {
             assert_eq!(refusal.status().code(), code, "{refusal}");
         }
