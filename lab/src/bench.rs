@@ -10,9 +10,11 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::thread;
 
 use common::json::Value;
-use common::sys;
+use common::runtime::{self, Ending, Signals};
+use common::sys::{self, SIGINT, SIGTERM};
 
 use crate::Failure;
 use crate::arguments::Arguments;
@@ -115,7 +117,18 @@ impl Order {
 fn bench(order: &Order) -> io::Result<ExitCode> {
     crate::up::build()?;
     sys::raise_open_files()?;
+    // Before any thread starts: they inherit what is blocked.
+    let signals = sys::signals(&[SIGINT, SIGTERM])?;
     let workplace = Workplace::new()?;
+    let folder = workplace.folder.clone();
+    thread::spawn(move || {
+        let signalled = async { Signals::new(signals).next().await };
+        if let Ok(Ok(signal)) = runtime::run(&Ending::default(), signalled) {
+            let _ = fs::remove_dir_all(folder);
+            // Whoever was started dies with the thread that measures.
+            std::process::exit(128 + signal);
+        }
+    });
     let mut panels = Vec::new();
     for role in [Role::Backend, Role::Frontend] {
         panels.push(measure(order, role, &workplace)?);

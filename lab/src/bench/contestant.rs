@@ -24,7 +24,7 @@ const LIMITS: Limits = Limits { head_bytes_max: 16 << 10, body_bytes_max: 64 << 
 
 /// Where configurations are written, and on which cores whoever is measured and the load run.
 pub(super) struct Workplace {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     pub(super) server_core: usize,
     pub(super) load_core: usize,
 }
