@@ -44,9 +44,11 @@ const GRACE: Duration = Duration::from_millis(200);
 /// Connections beyond the limit that are being told so by one worker; the others wait in the
 /// backlog.
 const TURNED_AWAY_MAX: usize = 16;
-/// What is kept for a slow client without being counted: the parts of a usual request, or of the
-/// answer to it.
-const KEPT_FREELY: usize = 1 << 10;
+/// What is kept for a slow client without being counted: most of any usual request, or some that
+/// wait for their answers.
+const KEPT_FREELY: usize = 4 << 10;
+/// What a request that waits for its answer takes, with what the service keeps for it.
+const QUEUED_BYTES: usize = 256;
 /// The pause after an `accept` that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -108,7 +110,7 @@ pub struct Settings {
     pub limits: Limits,
     /// Connections at once, all workers together.
     pub connections_max: usize,
-    /// Bytes kept for slow clients, all workers together, beside a kilobyte for each.
+    /// Bytes kept for slow clients, all workers together, beside 4 KB for each.
     pub buffer_bytes_max: usize,
     /// Silence between two requests.
     pub idle: Duration,
@@ -130,7 +132,15 @@ pub struct Occupancy {
     bytes: AtomicUsize,
 }
 
-/// Opens a listener for all workers to share.
+impl Occupancy {
+    /// Bytes kept for slow clients now, as far as they are counted.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// Opens a listener for all workers to share. With one for each (`SO_REUSEPORT`) a request took the
+/// same time, and those in the queue of a worker that is busy would wait for it alone.
 pub fn listen(address: SocketAddr) -> io::Result<Arc<TcpListener>> {
     let listener = sys::without_delay(TcpListener::bind(address)?)?;
     listener.set_nonblocking(true)?;
@@ -238,6 +248,12 @@ impl<S: Service> House<S> {
         runtime::spawn(connection);
     }
 
+    /// Whether as much is kept for slow clients as there is for them: then those who are quick must
+    /// do with what is not counted.
+    fn is_full(&self) -> bool {
+        self.occupancy.bytes() >= self.settings.buffer_bytes_max
+    }
+
     /// When the ending was first seen here.
     fn ended(&self) -> Option<Instant> {
         if self.ending.is_raised() && self.ended.get().is_none() {
@@ -340,6 +356,16 @@ struct Exchange<S: Service> {
     answer: Answer<S::Later, S::Note>,
 }
 
+impl<S: Service> Exchange<S> {
+    /// Bytes of memory, about.
+    fn bytes(&self) -> usize {
+        match &self.answer {
+            Answer::Now(response) => QUEUED_BYTES + response.body.len(),
+            Answer::Later(..) => QUEUED_BYTES,
+        }
+    }
+}
+
 /// How far what was received has been taken.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Taken {
@@ -381,7 +407,7 @@ impl<S: Service> Connection<S> {
 
     /// Everything that can be done now, in the order that needs the fewest calls.
     fn converse(&mut self, cx: &mut Context<'_>) -> Poll<Parting> {
-        for _ in 0..READS_A_TURN_MAX {
+        for turn in 0.. {
             let mut taken = self.take_requests();
             while self.settle(cx) && taken == Taken::AsManyAsMayWait {
                 taken = self.take_requests();
@@ -390,6 +416,13 @@ impl<S: Service> Connection<S> {
                 Poll::Ready(Ok(())) if self.is_over() => return Poll::Ready(self.parting()),
                 Poll::Ready(Err(_)) => return Poll::Ready(Parting::Plain),
                 _ => {}
+            }
+            if turn == READS_A_TURN_MAX {
+                // One that came whole is not what fills the memory, even if more of them wait.
+                if self.put_away() && taken == Taken::All {
+                    self.refuse(Refusal::Overloaded);
+                }
+                break;
             }
             let received = match taken {
                 _ if !self.has_room() || self.is_deaf() => Poll::Pending,
@@ -524,7 +557,7 @@ impl<S: Service> Connection<S> {
             self.conversation.sent(ready!(written)?);
             self.since = runtime::now();
             if last && self.conversation.outgoing().is_empty() {
-                // Closing instead would drop what is unsent if the client has said more meanwhile.
+                // Closing at once would drop it if the client has said more meanwhile.
                 self.socket.get().shutdown(Shutdown::Write)?;
             }
         }
@@ -554,6 +587,8 @@ impl<S: Service> Connection<S> {
     fn receive(&mut self) -> Poll<io::Result<()>> {
         let house = &self.place.house;
         let scratch = &mut **house.scratch.borrow_mut();
+        let bytes_max = if house.is_full() { KEPT_FREELY } else { READ_BYTES_MAX };
+        let scratch = scratch.get_mut(..bytes_max).unwrap_or_default();
         let count = ready!(self.socket.poll_read(scratch))?;
         self.input_ended = count == 0;
         if self.conversation.is_resting() {
@@ -563,8 +598,9 @@ impl<S: Service> Connection<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Nothing can be done now: gives back what is not needed meanwhile, and looks at the time.
-    fn wait(&mut self) -> Wait {
+    /// Gives back what is not needed until it is this client's turn again; whether the rest has
+    /// become more than there is for all.
+    fn put_away(&mut self) -> bool {
         let house = &self.place.house;
         if let Some(room) = self.conversation.rest() {
             house.keep_room(room);
@@ -572,10 +608,18 @@ impl<S: Service> Connection<S> {
         if self.unanswered.is_empty() && self.unanswered.capacity() > 0 {
             house.keep_queue(std::mem::take(&mut self.unanswered));
         }
-        let queued = self.unanswered.len() * size_of::<Exchange<S>>();
-        if self.keep(self.conversation.capacity() + queued) {
-            let is_owed = !self.unanswered.is_empty() || !self.conversation.outgoing().is_empty();
-            return if is_owed { Wait::Over } else { Wait::Refuse(Refusal::Overloaded) };
+        let queued = self.unanswered.iter().map(Exchange::bytes).sum::<usize>();
+        self.keep(self.conversation.capacity() + queued)
+    }
+
+    /// Nothing can be done now: puts things away, and looks at the time.
+    fn wait(&mut self) -> Wait {
+        if self.put_away() {
+            if !self.conversation.outgoing().is_empty() {
+                return Wait::Over;
+            }
+            self.unanswered.clear();
+            return Wait::Refuse(Refusal::Overloaded);
         }
         let house = &self.place.house;
         let stage = self.conversation.stage();

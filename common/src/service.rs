@@ -102,13 +102,13 @@ pub const fn settings(port: &'static str) -> [Setting; 13] {
             variable: "CONNECTIONS_MAX",
             kind: Kind::Number(1, 1_000_000),
             default: Some("10000"),
-            meaning: "Clients at once; the next ones are told 503. Fewer where RLIMIT_NOFILE says so, and at\nmost one for each 16 KB of memory that the control group grants.",
+            meaning: "Clients at once; the next ones are told 503. Fewer where RLIMIT_NOFILE says so, and at\nmost one for each 16 KB of the container's memory.",
         },
         Setting {
             variable: "BUFFER_BYTES_MAX",
             kind: Kind::Number(0, 1 << 40),
             default: Some("16777216"),
-            meaning: "Kept for all slow clients together: parts of requests, and answers that are not taken.\nWho needs more of it is told 503. At most a quarter of what the control group grants.",
+            meaning: "Kept for all slow clients together: parts of requests, and answers that are not taken.\nWho needs more of it is told 503. At most a quarter of the container's memory.",
         },
         Setting {
             variable: "IDLE_TIMEOUT_MS",
@@ -147,11 +147,12 @@ pub const fn settings(port: &'static str) -> [Setting; 13] {
 /// connections to a backend. Where there are few at all, this is three quarters of them.
 const DESCRIPTORS_KEPT: u64 = 32;
 const DESCRIPTORS_KEPT_PER_WORKER: u64 = 88;
-/// Memory for each client: a kilobyte or two here, a few in the kernel, and as much again for all
-/// else.
+/// Memory for each client: some kilobytes here, a few in the kernel, and as much again for all else.
 const MEMORY_PER_CONNECTION: u64 = 16 << 10;
 /// How long the process's last words may take on a stuck pipe.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+/// Log lines that gather before the end of a turn, which may be that of thousands of requests.
+const LINES_BYTES_MAX: usize = 64 << 10;
 /// How often a worker that has drained looks whether the others have.
 const DRAIN_STEP: Duration = Duration::from_millis(5);
 /// What a health check may take, all in all.
@@ -260,6 +261,7 @@ struct Office {
     meters: Vec<Arc<Meter>>,
     log: Log,
     log_format: LogFormat,
+    occupancy: Arc<Occupancy>,
     ending: Ending,
     hostname: String,
     started: SystemTime,
@@ -337,10 +339,11 @@ impl<R: Root> server::Service for Desk<R> {
             }
             Reply::Later(later) => {
                 let said = self.logs(route).then(|| {
+                    let user_agent = request.fields.get("user-agent");
                     Box::new(Said {
-                        method: request.method.token().into(),
-                        path: request.path.to_vec(),
-                        user_agent: request.fields.get("user-agent").map(<[u8]>::to_vec),
+                        method: telemetry::start(request.method.token()).into(),
+                        path: telemetry::start(&request.path).into(),
+                        user_agent: user_agent.map(telemetry::start).map(<[u8]>::to_vec),
                     })
                 });
                 Answer::Later(later, Note { route, began: runtime::now(), said })
@@ -467,6 +470,9 @@ impl<R: Root> Desk<R> {
             clerk.wake_by_ref();
         }
         line.write(self.office.log_format, &mut lines);
+        if lines.len() > LINES_BYTES_MAX {
+            self.office.log.hand_over(&mut lines);
+        }
     }
 
     fn logs(&self, route: Route) -> bool {
@@ -567,6 +573,8 @@ impl Office {
             "Connections accepted.",
             opened,
         );
+        let kept = self.occupancy.bytes() as u64;
+        single(&mut page, "http_buffered_bytes", Gauge, "Kept for slow clients now.", kept);
         let turned_away = total(&|meter| &meter.turned_away);
         let help = "Connections beyond the limit, which were told 503.";
         single(&mut page, "http_connections_refused_total", Total, help, turned_away);
@@ -673,6 +681,7 @@ fn serve<R: Root>(
         meters: (0..workers).map(|_| Arc::default()).collect(),
         log: Log::start(File::from(io::stdout().as_fd().try_clone_to_owned()?))?,
         log_format: LogFormat::parse(config.text("LOG_FORMAT")).unwrap_or(LogFormat::Text),
+        occupancy: Arc::default(),
         ending: Ending::default(),
         hostname: std::fs::read_to_string("/proc/sys/kernel/hostname")
             .map_or_else(|_| "unknown".to_owned(), |name| name.trim_end().to_owned()),
@@ -691,7 +700,6 @@ fn serve<R: Root>(
             settings.connections_max
         ),
     );
-    let occupancy = Arc::<Occupancy>::default();
     let serving = AtomicUsize::new(workers);
     let work = |number: usize, seat: Seat, listener, signals: Option<OwnedFd>| {
         let meter = Arc::clone(&office.meters[number]);
@@ -703,7 +711,7 @@ fn serve<R: Root>(
             lines: RefCell::default(),
             clerk: RefCell::default(),
         });
-        let (occupancy, ending) = (Arc::clone(&occupancy), office.ending.clone());
+        let (occupancy, ending) = (Arc::clone(&office.occupancy), office.ending.clone());
         seat.run(&office.ending, async {
             runtime::spawn(Rc::clone(&desk).hand_over_lines());
             if let Some(signals) = signals {
@@ -791,7 +799,7 @@ fn bounds(config: &Config, workers: usize) -> Settings {
     }
 }
 
-/// Bytes of memory that the control group grants, in its second version or its first.
+/// Bytes of memory that the container may take, by control groups of version 2 or 1.
 fn granted_memory() -> u64 {
     let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
     let limit = |path| std::fs::read_to_string(path).ok()?.trim().parse().ok();

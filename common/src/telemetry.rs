@@ -538,6 +538,11 @@ const JSON: Alphabet = Alphabet { first: b' ', mark: b"\\u00" };
 /// More than an honest path or browser name, and a line stays below 5 KB with all escaped.
 const FIELD_BYTES_MAX: usize = 256;
 
+/// As much of it as is needed to log it later.
+pub fn start(bytes: &[u8]) -> &[u8] {
+    bytes.get(..=FIELD_BYTES_MAX).unwrap_or(bytes)
+}
+
 fn escape_start(bytes: &[u8], alphabet: Alphabet, out: &mut Vec<u8>) {
     match bytes.get(..FIELD_BYTES_MAX) {
         Some(start) if start.len() < bytes.len() => {

@@ -325,6 +325,39 @@ fn a_client_that_takes_no_answers_is_dropped_when_they_would_fill_the_memory() {
 }
 
 #[test]
+fn answers_that_wait_for_a_slow_one_are_bounded_too() {
+    let house = House::open(Settings { buffer_bytes_max: 0, ..SETTINGS });
+    let mut modest = house.connect();
+    modest.say(get("/slow") + &get("/a").repeat(5));
+    let mut greedy = house.connect();
+    greedy.say(get("/slow") + &get("/big/9000"));
+    let told = greedy.answer();
+    assert_eq!(told.status, 503);
+    assert!(told.closes(), "{told:?}");
+    assert_eq!(greedy.rest(), "");
+    house.release();
+    assert_eq!(modest.answer().body, "{/slow}");
+    for _ in 0..5 {
+        assert_eq!(modest.answer().body, "{/a}");
+    }
+}
+
+#[test]
+fn what_others_said_is_not_counted_as_kept_for_a_client() {
+    let house = House::with_workers(1, Settings { buffer_bytes_max: 0, ..SETTINGS });
+    let filler = format!("\r\nFiller: {}\r\n\r\n", "x".repeat(5_000));
+    let mut other = house.connect();
+    other.say(get("/a").replace("\r\n\r\n", &filler));
+    assert_eq!(other.answer().status, 200);
+    let mut client = house.connect();
+    client.say("GET /b HTTP/1.1\r\n");
+    assert_eq!(house.connect().ask("/c").status, 200);
+    assert!(client.is_silent());
+    client.say("Host: a\r\n\r\n");
+    assert_eq!(client.answer().body, "{/b}");
+}
+
+#[test]
 fn a_client_that_asks_without_end_leaves_others_their_turn() {
     let house = House::with_workers(1, SETTINGS);
     let greedy = house.connect();

@@ -101,6 +101,10 @@ impl Buffers {
                 buffer.shrink_to_fit();
             }
         }
+        // What another client said may be larger than all that is under way.
+        if self.known.capacity() > SPARE_BYTES_MAX {
+            (self.known, self.front) = (Vec::new(), None);
+        }
     }
 }
 
@@ -200,9 +204,13 @@ impl Conversation {
         self.offer_to_continue();
     }
 
-    /// Ends the taking of requests without a word.
+    /// Ends the taking of requests without a word; what has come of the next ones is dropped.
     pub fn end(&mut self) {
         self.state = State::Over;
+        (self.taken, self.searched) = (0, 0);
+        if let Some(buffers) = &mut self.room.0 {
+            buffers.inbound.clear();
+        }
     }
 
     /// What is to be sent.
@@ -267,10 +275,9 @@ impl Conversation {
 
     /// Takes its buffers back for good, whatever they hold.
     pub fn leave(&mut self) -> Room {
-        self.state = State::Over;
-        (self.taken, self.searched, self.sent) = (0, 0, 0);
+        self.end();
+        self.sent = 0;
         if let Some(buffers) = &mut self.room.0 {
-            buffers.inbound.clear();
             buffers.outbound.clear();
         }
         std::mem::take(&mut self.room)
