@@ -10,6 +10,8 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 
 use common::json::Value;
@@ -29,7 +31,7 @@ usage: lab bench [--rounds N] [--seconds N] [--rate N] [--peer NAME=COMMAND]... 
        on the first core; the load, and the backend behind a frontend, on the last one. The log is
        off. Some minutes; exit code 1 if a server failed a request.
          --rounds N   rounds, of which the medians are shown (5)
-         --seconds N  of each load in each round (1)
+         --seconds N  of each load in each round, and of the one for latencies three times as many (1)
          --rate N     requests a second for the latencies (2000)
          --peer NAME=COMMAND
                       another server, by a shell command that finds PORT (to listen on at
@@ -119,20 +121,20 @@ fn bench(order: &Order) -> io::Result<ExitCode> {
     sys::raise_open_files()?;
     // Before any thread starts: they inherit what is blocked.
     let signals = sys::signals(&[SIGINT, SIGTERM])?;
-    let workplace = Workplace::new()?;
-    let folder = workplace.folder.clone();
+    let signalled = Arc::new(AtomicI32::new(0));
+    let workplace = Workplace::new(Arc::clone(&signalled))?;
     thread::spawn(move || {
-        let signalled = async { Signals::new(signals).next().await };
-        if let Ok(Ok(signal)) = runtime::run(&Ending::default(), signalled) {
-            let _ = fs::remove_dir_all(folder);
-            // Whoever was started dies with the thread that measures.
-            std::process::exit(128 + signal);
+        let next = async { Signals::new(signals).next().await };
+        if let Ok(Ok(signal)) = runtime::run(&Ending::default(), next) {
+            signalled.store(signal, Ordering::Relaxed);
         }
     });
-    let mut panels = Vec::new();
-    for role in [Role::Backend, Role::Frontend] {
-        panels.push(measure(order, role, &workplace)?);
+    let roles = [Role::Backend, Role::Frontend].into_iter();
+    let panels: io::Result<Vec<_>> = roles.map(|role| measure(order, role, &workplace)).collect();
+    if let Some(signal) = workplace.signal() {
+        return Ok(ExitCode::from(128 + signal));
     }
+    let panels = panels?;
     let page = if order.json { table::json(&panels) } else { table::text(&panels) };
     io::stdout().write_all(page.as_bytes())?;
     if let Some(path) = &order.svg {
@@ -236,7 +238,8 @@ fn measure_once(
     }
     let rate = order.rate.to_string();
     let flags = ["--connections", "64", "--rate", &rate];
-    let result = load(server.address, order.seconds, &flags, workplace)?;
+    // The rarest of the latencies shall still be those of several requests.
+    let result = load(server.address, 3 * order.seconds, &flags, workplace)?;
     failed += result.failed;
     for (number, micros) in result.latencies_us.into_iter().enumerate() {
         figures.push((Column::latency(number), micros / 1e3));
@@ -267,6 +270,9 @@ fn load(
     ]);
     sys::pin(&mut command, workplace.load_core);
     let output = sys::die_with_parent(command.args(flags)).stderr(Stdio::inherit()).output()?;
+    if workplace.signal().is_some() {
+        return Err(io::ErrorKind::Interrupted.into());
+    }
     let broken = || io::Error::other("lab load did not say what it measured");
     let result = Value::read(&output.stdout).map_err(|_| broken())?;
     let number = |value: &Value<'_>, name: &str| value.get(name).and_then(Value::number);
