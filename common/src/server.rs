@@ -418,8 +418,9 @@ impl<S: Service> Connection<S> {
                 _ => {}
             }
             if turn == READS_A_TURN_MAX {
-                // One that came whole is not what fills the memory, even if more of them wait.
-                if self.put_away() && taken == Taken::All {
+                // Whole requests that are left will be taken in the next turns; a part may not.
+                let is_too_much = self.put_away();
+                if is_too_much && taken == Taken::All && !self.is_deaf() {
                     self.refuse(Refusal::Overloaded);
                 }
                 break;
