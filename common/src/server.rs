@@ -418,7 +418,7 @@ impl<S: Service> Connection<S> {
                 _ => {}
             }
             if turn == READS_A_TURN_MAX {
-                // Whole requests that are left will be taken in the next turns; a part may not.
+                // Whole requests that are left are taken in the next turns; a part may stay for long.
                 let is_too_much = self.put_away();
                 if is_too_much && taken == Taken::All && !self.is_deaf() {
                     self.refuse(Refusal::Overloaded);
