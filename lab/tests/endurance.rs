@@ -480,7 +480,7 @@ fn end_and_start(address: SocketAddr, command: &mut Command) {
 #[test]
 fn a_crash_under_load_costs_what_was_under_way_and_a_short_gap() {
     const CONNECTIONS: usize = 32;
-    let times = form(5, 50);
+    let times: usize = form(5, 50);
     let mut lab = Lab::up(&[("LOG_FORMAT", "off")]);
     let (frontend, backend) = (at(lab.ports.frontend), at(lab.ports.backend));
     let connections = CONNECTIONS.to_string();
@@ -512,8 +512,10 @@ fn a_crash_under_load_costs_what_was_under_way_and_a_short_gap() {
          {closed} closed, {timeout} late; longest wait {longest_wait} ms, longest gap {gap} ms",
         loaded.count("answers")
     );
-    // A connection loses no more than the request that was under way on it.
-    assert!(reset + closed <= times * CONNECTIONS, "{}", loaded.text);
+    // At each of the frontend's a connection loses the request that was under way on it, and perhaps
+    // the next: while a process ends, the kernel closes its listener last.
+    let lost_max = 2 * CONNECTIONS * times.div_ceil(2);
+    assert!(reset + closed <= lost_max, "{}", loaded.text);
     assert_eq!(loaded.count("failed"), refused + reset + closed + status, "{}", loaded.text);
     assert_eq!(status, loaded.count("statuses 502"), "{}", loaded.text);
     assert!(gap < longest_wait + 1_000, "{gap} ms without an answer");
