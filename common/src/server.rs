@@ -248,10 +248,10 @@ impl<S: Service> House<S> {
         runtime::spawn(connection);
     }
 
-    /// Whether as much is kept for slow clients as there is for them: then those who are quick must
-    /// do with what is not counted.
+    /// Whether no more than one read's bytes are left to be kept for slow clients: then those who
+    /// are quick must do with what is not counted.
     fn is_full(&self) -> bool {
-        self.occupancy.bytes() >= self.settings.buffer_bytes_max
+        self.occupancy.bytes() + READ_BYTES_MAX > self.settings.buffer_bytes_max
     }
 
     /// When the ending was first seen here.
@@ -599,8 +599,8 @@ impl<S: Service> Connection<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Gives back what is not needed until it is this client's turn again; whether the rest has
-    /// become more than there is for all.
+    /// Gives back what is not needed until it is this client's turn again; whether the rest is
+    /// more than there is for all.
     fn put_away(&mut self) -> bool {
         let house = &self.place.house;
         if let Some(room) = self.conversation.rest() {
@@ -648,20 +648,22 @@ impl<S: Service> Connection<S> {
         }
     }
 
-    /// Notes how many bytes are kept for this client; whether they have become more than there are
-    /// for all.
+    /// Counts the bytes that are kept for this client; whether there are not that many left. Then
+    /// they are not counted, and will be too many the next time as well.
     fn keep(&mut self, bytes: usize) -> bool {
         let kept = if bytes > KEPT_FREELY { bytes } else { 0 };
-        let before = std::mem::replace(&mut self.kept, kept);
         let all = &self.place.house.occupancy.bytes;
-        if kept > before {
-            let more = kept - before;
+        if kept > self.kept {
+            let more = kept - self.kept;
             let max = self.place.house.settings.buffer_bytes_max;
-            return all.fetch_add(more, Ordering::Relaxed) + more > max;
+            if all.fetch_add(more, Ordering::Relaxed) + more > max {
+                all.fetch_sub(more, Ordering::Relaxed);
+                return true;
+            }
+        } else if kept < self.kept {
+            all.fetch_sub(self.kept - kept, Ordering::Relaxed);
         }
-        if kept < before {
-            all.fetch_sub(before - kept, Ordering::Relaxed);
-        }
+        self.kept = kept;
         false
     }
 
