@@ -10,16 +10,15 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use common::json::Value;
 use common::runtime::{self, Ending, Signals};
 use common::sys::{self, SIGINT, SIGTERM};
 
-use crate::Failure;
 use crate::arguments::Arguments;
+use crate::{Failure, interrupted};
 use contestant::{Contestant, Plan, Setup, Workplace};
 use table::{Column, Panel};
 
@@ -121,18 +120,18 @@ fn bench(order: &Order) -> io::Result<ExitCode> {
     sys::raise_open_files()?;
     // Before any thread starts: they inherit what is blocked.
     let signals = sys::signals(&[SIGINT, SIGTERM])?;
-    let signalled = Arc::new(AtomicI32::new(0));
+    let signalled = Arc::<OnceLock<i32>>::default();
     let workplace = Workplace::new(Arc::clone(&signalled))?;
     thread::spawn(move || {
         let next = async { Signals::new(signals).next().await };
         if let Ok(Ok(signal)) = runtime::run(&Ending::default(), next) {
-            signalled.store(signal, Ordering::Relaxed);
+            let _ = signalled.set(signal);
         }
     });
     let roles = [Role::Backend, Role::Frontend].into_iter();
     let panels: io::Result<Vec<_>> = roles.map(|role| measure(order, role, &workplace)).collect();
-    if let Some(signal) = workplace.signal() {
-        return Ok(ExitCode::from(128 + signal));
+    if let Some(&signal) = workplace.signal.get() {
+        return Ok(interrupted(signal).into());
     }
     let panels = panels?;
     let page = if order.json { table::json(&panels) } else { table::text(&panels) };
@@ -270,7 +269,7 @@ fn load(
     ]);
     sys::pin(&mut command, workplace.load_core);
     let output = sys::die_with_parent(command.args(flags)).stderr(Stdio::inherit()).output()?;
-    if workplace.signal().is_some() {
+    if workplace.signal.get().is_some() {
         return Err(io::ErrorKind::Interrupted.into());
     }
     let broken = || io::Error::other("lab load did not say what it measured");

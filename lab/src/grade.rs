@@ -32,8 +32,8 @@ use common::cli::Kind;
 use common::runtime::{self, Either, Ending, Signals};
 use common::sys::{self, SIGCHLD, SIGINT, SIGTERM};
 
-use crate::Failure;
 use crate::arguments::Arguments;
+use crate::{Failure, interrupted};
 use course::{Marker, Outcome, Site};
 use engine::Engine;
 use progress::Progress;
@@ -315,11 +315,6 @@ async fn conduct<T>(
             Either::Second(output) => return Ok(Ok(output)),
         }
     }
-}
-
-/// As a shell tells of a program that a signal has ended.
-fn interrupted(signal: i32) -> u8 {
-    u8::try_from(128 + signal).unwrap_or(1)
 }
 
 /// How projects of ours begin; a pid and a number follow. What is in it of the namespace of pids

@@ -75,6 +75,11 @@ fn main() -> ExitCode {
     }
 }
 
+/// The exit code by which a shell tells of a program that a signal has ended.
+fn interrupted(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(1)
+}
+
 fn asks_for_help(word: &str) -> bool {
     matches!(word, "--help" | "-h")
 }

@@ -6,8 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,12 +28,12 @@ pub(super) struct Workplace {
     folder: PathBuf,
     pub(super) server_core: usize,
     pub(super) load_core: usize,
-    /// Of the signal that has asked to end, or 0.
-    signalled: Arc<AtomicI32>,
+    /// The signal that has asked to end: then nothing more is to be started.
+    pub(super) signal: Arc<OnceLock<i32>>,
 }
 
 impl Workplace {
-    pub(super) fn new(signalled: Arc<AtomicI32>) -> io::Result<Workplace> {
+    pub(super) fn new(signal: Arc<OnceLock<i32>>) -> io::Result<Workplace> {
         let status = fs::read_to_string("/proc/self/status")?;
         let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
         // Such as 0-3,8: the first and the last are what is wanted of it.
@@ -47,12 +46,7 @@ impl Workplace {
         }
         let folder = std::env::temp_dir().join(format!("lab-bench-{}", std::process::id()));
         fs::create_dir(&folder)?;
-        Ok(Workplace { folder, server_core, load_core, signalled })
-    }
-
-    /// The signal that has asked to end: then nothing more is to be started.
-    pub(super) fn signal(&self) -> Option<u8> {
-        u8::try_from(self.signalled.load(Ordering::Relaxed)).ok().filter(|&signal| signal > 0)
+        Ok(Workplace { folder, server_core, load_core, signal })
     }
 }
 
