@@ -20,7 +20,7 @@ use common::runtime::{self, Ending};
 use common::server::{self, Answer, Event, Occupancy, Peer, Service, Settings};
 use common::{sys, telemetry};
 
-use client::{Client, LONG, get};
+use client::{Client, LONG, get, unended};
 
 /// Long enough for the server to be on time, short enough for a test to wait for.
 const SHORT: Duration = Duration::from_millis(60);
@@ -280,8 +280,8 @@ fn what_is_kept_for_slow_clients_is_bounded_for_all_of_them_together() {
     const LONG_HEAD: usize = 15_000;
     let max = 4 * LONG_HEAD;
     let house = House::with_workers(1, Settings { buffer_bytes_max: max, ..SETTINGS });
-    let start = get("/a").replace("\r\n\r\n", "\r\nFiller: ");
-    let long_start = start.clone() + &"x".repeat(LONG_HEAD - start.len());
+    let start = unended("/a", 0);
+    let long_start = unended("/a", LONG_HEAD - start.len());
     let begin = |start: &str| {
         let client = house.connect();
         client.say(start);
@@ -345,9 +345,8 @@ fn answers_that_wait_for_a_slow_one_are_bounded_too() {
 #[test]
 fn what_others_said_is_not_counted_as_kept_for_a_client() {
     let house = House::with_workers(1, Settings { buffer_bytes_max: 0, ..SETTINGS });
-    let filler = format!("\r\nFiller: {}\r\n\r\n", "x".repeat(5_000));
     let mut other = house.connect();
-    other.say(get("/a").replace("\r\n\r\n", &filler));
+    other.say(unended("/a", 5_000) + "\r\n\r\n");
     assert_eq!(other.answer().status, 200);
     let mut client = house.connect();
     client.say("GET /b HTTP/1.1\r\n");

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use common::sys::{self, SIGKILL, SIGTERM};
 
-use client::{Client, LONG, get};
+use client::{Client, LONG, get, unended};
 use lab::{LAB, Lab, Load, Loaded, requests, serve};
 use process::{Metrics, Process, by, free_port, inside, unshare};
 
@@ -263,7 +263,7 @@ fn clients_that_would_fill_the_memory_are_dropped_before() {
     let turns = form(4, 20);
     let kept = (KEPT_KIB << 10).to_string();
     let chain = Chain::with(&[("BUFFER_BYTES_MAX", &kept), ("LOG_FORMAT", "text")]);
-    let long = get("/").replace("\r\n\r\n", "\r\nFiller: ") + &"x".repeat(14_000);
+    let long = unended("/", 14_000);
     let pieces = "\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned() + &"1\r\nx\r\n".repeat(9_000);
     for process in [&chain.backend, &chain.frontend] {
         let start = Held::of(process);

@@ -347,7 +347,7 @@ fn a_thousand_connections_fit_in_16_mb_whatever_they_do() {
         eprintln!("{}: {}", container.ask("Config/Image"), resident.expect("a gauge"));
         drop(clients);
         // Twice as many as it may serve, and what they would have it keep is more than there is.
-        let endless = client::get("/").replace("\r\n\r\n", "\r\nFiller: ") + &"x".repeat(15_000);
+        let endless = client::unended("/", 15_000);
         for speech in [endless, client::get("/version").repeat(10_000)] {
             let greedy: Vec<_> = (0..2 * CONNECTIONS)
                 .map(|_| {

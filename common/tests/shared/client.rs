@@ -14,6 +14,11 @@ pub(crate) fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")
 }
 
+/// The same without its end: the head goes on with a field that is so long as yet.
+pub(crate) fn unended(path: &str, filler_bytes: usize) -> String {
+    get(path).replace("\r\n\r\n", "\r\nFiller: ") + &"x".repeat(filler_bytes)
+}
+
 pub(crate) struct Client {
     pub(crate) reader: BufReader<TcpStream>,
 }
