@@ -33,6 +33,11 @@ const POLLS_A_TURN_MAX: usize = 4096;
 /// The token of a worker's bell; sources count from 0.
 const BELL: u64 = u64::MAX;
 
+/// Reported without being asked for; a read or write then returns the error.
+const FAILED: u32 = sys::EPOLLERR | sys::EPOLLHUP;
+/// The peer has ended its half of the connection, or the connection has failed.
+const ENDED: u32 = FAILED | sys::EPOLLRDHUP;
+
 thread_local! {
     static WORKER: OnceCell<Rc<Worker>> = const { OnceCell::new() };
 }
@@ -56,7 +61,7 @@ impl Seat {
     pub fn take() -> io::Result<Seat> {
         let (bell, rope) = io::pipe()?;
         let epoll = Epoll::new()?;
-        epoll.watch(bell.as_fd(), false, sys::READABLE, BELL)?;
+        epoll.watch(bell.as_fd(), false, sys::EPOLLIN, BELL)?;
         Ok(Seat { epoll, bell, rope })
     }
 
@@ -642,9 +647,9 @@ impl Source {
 
     /// Notes an event; whoever waits for it. They stay noted, for the next one.
     fn rouse(&mut self, ready: u32) -> [Option<usize>; 2] {
-        self.ended |= ready & sys::ENDED != 0;
-        self.readable |= ready & sys::READABLE != 0;
-        self.writable |= ready & (sys::WRITABLE | sys::FAILED) != 0;
+        self.ended |= ready & ENDED != 0;
+        self.readable |= ready & sys::EPOLLIN != 0;
+        self.writable |= ready & (sys::EPOLLOUT | FAILED) != 0;
         let reader = self.reader.filter(|_| self.is_ready(Direction::In));
         let writer = self.writer.filter(|_| self.is_ready(Direction::Out));
         [reader, writer]
@@ -707,10 +712,10 @@ impl Worker {
                     return Poll::Pending;
                 }
                 // With this flag the kernel takes no other interest.
-                (Sharing::Exclusive, ..) => sys::READABLE | sys::EXCLUSIVE,
-                (Sharing::Own, _, Direction::In) => sys::READABLE | sys::ENDED | sys::EDGE,
+                (Sharing::Exclusive, ..) => sys::EPOLLIN | sys::EPOLLEXCLUSIVE,
+                (Sharing::Own, _, Direction::In) => sys::EPOLLIN | ENDED | sys::EPOLLET,
                 (Sharing::Own, _, Direction::Out) => {
-                    sys::READABLE | sys::WRITABLE | sys::ENDED | sys::EDGE
+                    sys::EPOLLIN | sys::EPOLLOUT | ENDED | sys::EPOLLET
                 }
             };
             let known = source.watched.replace(direction).is_some();

@@ -11,27 +11,57 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-/// Something to read, or the end.
-pub(crate) const READABLE: u32 = 0x1;
-/// Room to write.
-pub(crate) const WRITABLE: u32 = 0x4;
-/// An error or a hang-up; the kernel says these unasked.
-pub(crate) const FAILED: u32 = 0x8 | 0x10;
-/// A failure, or the peer's end of sending: a read will tell which.
-pub(crate) const ENDED: u32 = FAILED | 0x2000;
-/// Said once for each change, not again and again while it lasts.
-pub(crate) const EDGE: u32 = 1 << 31;
-/// Of several pollers of one listener, wake one.
-pub(crate) const EXCLUSIVE: u32 = 1 << 28;
+// linux/eventpoll.h
+pub(crate) const EPOLLIN: u32 = 0x001;
+pub(crate) const EPOLLOUT: u32 = 0x004;
+pub(crate) const EPOLLERR: u32 = 0x008;
+pub(crate) const EPOLLHUP: u32 = 0x010;
+pub(crate) const EPOLLRDHUP: u32 = 0x2000;
+pub(crate) const EPOLLEXCLUSIVE: u32 = 1 << 28;
+pub(crate) const EPOLLET: u32 = 1 << 31;
+const EPOLL_CTL_ADD: c_int = 1;
+const EPOLL_CTL_DEL: c_int = 2;
+const EPOLL_CTL_MOD: c_int = 3;
+const EPOLL_CLOEXEC: c_int = O_CLOEXEC;
 
-/// Ask to end, from a terminal.
+// asm-generic/fcntl.h
+const O_NONBLOCK: c_int = 0o4_000;
+const O_CLOEXEC: c_int = 0o2_000_000;
+
+// linux/socket.h, linux/net.h, asm-generic/socket.h
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const SOCK_STREAM: c_int = 1;
+const SOCK_CLOEXEC: c_int = O_CLOEXEC;
+const SOCK_NONBLOCK: c_int = O_NONBLOCK;
+const SOL_SOCKET: c_int = 1;
+const SO_BINDTOIFINDEX: c_int = 62;
+const MSG_NOSIGNAL: c_int = 0x4000;
+const MSG_MORE: c_int = 0x8000;
+
+// asm-generic/errno.h
+const EINPROGRESS: i32 = 115;
+
+// asm-generic/signal.h, linux/signalfd.h
+/// Interrupt from a terminal.
 pub const SIGINT: i32 = 2;
-/// The end that cannot be refused.
+/// Kill; cannot be caught.
 pub const SIGKILL: i32 = 9;
-/// Ask to end.
+/// Termination request.
 pub const SIGTERM: i32 = 15;
-/// A child has ended.
+/// A child process has ended.
 pub const SIGCHLD: i32 = 17;
+const SIG_BLOCK: c_int = 0;
+const SIG_SETMASK: c_int = 2;
+const SFD_CLOEXEC: c_int = O_CLOEXEC;
+const SFD_NONBLOCK: c_int = O_NONBLOCK;
+
+// linux/prctl.h, asm-generic/resource.h, linux/time.h, linux/timerfd.h
+const PR_SET_PDEATHSIG: c_int = 1;
+const RLIMIT_NOFILE: c_int = 7;
+const CLOCK_MONOTONIC: c_int = 1;
+const TFD_CLOEXEC: c_int = O_CLOEXEC;
+const TFD_NONBLOCK: c_int = O_NONBLOCK;
 
 /// Events taken from the kernel in one call.
 const BATCH: usize = 256;
@@ -99,9 +129,6 @@ unsafe extern "C" {
     fn timerfd_settime(fd: c_int, flags: c_int, new: *const Timer, old: *mut Timer) -> c_int;
 }
 
-const CLOEXEC: c_int = 0o2_000_000;
-const NONBLOCK: c_int = 0o4_000;
-
 /// An epoll instance and the batch of events it last gave.
 pub(crate) struct Epoll {
     fd: OwnedFd,
@@ -111,7 +138,7 @@ pub(crate) struct Epoll {
 impl Epoll {
     pub(crate) fn new() -> io::Result<Epoll> {
         // SAFETY: no pointer is passed.
-        let fd = owned(unsafe { epoll_create1(CLOEXEC) })?;
+        let fd = owned(unsafe { epoll_create1(EPOLL_CLOEXEC) })?;
         let batch = Box::new([EpollEvent { ready: 0, token: 0 }; BATCH]);
         Ok(Epoll { fd, batch })
     }
@@ -125,15 +152,12 @@ impl Epoll {
         interest: u32,
         token: u64,
     ) -> io::Result<()> {
-        const ADD: c_int = 1;
-        const CHANGE: c_int = 3;
-        self.control(if known { CHANGE } else { ADD }, fd, interest, token)
+        self.control(if known { EPOLL_CTL_MOD } else { EPOLL_CTL_ADD }, fd, interest, token)
     }
 
     /// Watches `fd` no more.
     pub(crate) fn unwatch(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        const DELETE: c_int = 2;
-        self.control(DELETE, fd, 0, 0)
+        self.control(EPOLL_CTL_DEL, fd, 0, 0)
     }
 
     fn control(
@@ -173,14 +197,13 @@ pub(crate) fn lengthen_backlog(listener: &TcpListener, backlog: i32) -> io::Resu
 
 /// Has the kernel refuse whoever is not connecting yet, while those who are can still be accepted.
 pub(crate) fn refuse_newcomers(listener: &TcpListener) -> io::Result<()> {
-    const SOCKET: c_int = 1;
-    const BIND_TO_INTERFACE: c_int = 62;
     // By this number there is none: what arrives at any other finds no listener.
     let interface = c_int::MAX;
     let length = size_of::<c_int>() as c_uint;
     let fd = listener.as_raw_fd();
     // SAFETY: the value lives through the call and is `length` bytes long.
-    let done = unsafe { setsockopt(fd, SOCKET, BIND_TO_INTERFACE, &raw const interface, length) };
+    let done =
+        unsafe { setsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &raw const interface, length) };
     checked(done).map(drop)
 }
 
@@ -188,52 +211,47 @@ pub(crate) fn refuse_newcomers(listener: &TcpListener) -> io::Result<()> {
 pub(crate) fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     let fd = listener.as_raw_fd();
     // SAFETY: a null address tells the kernel not to write one.
-    let peer =
-        unsafe { accept4(fd, std::ptr::null_mut(), std::ptr::null_mut(), CLOEXEC | NONBLOCK) };
+    let peer = unsafe {
+        accept4(fd, std::ptr::null_mut(), std::ptr::null_mut(), SOCK_CLOEXEC | SOCK_NONBLOCK)
+    };
     owned(peer).map(TcpStream::from)
 }
 
 /// Writes what the kernel shall keep until the end of our half goes with it, in one segment: half
 /// the work for both sides.
 pub(crate) fn write_before_end(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    const NO_SIGNAL: c_int = 0x4000;
-    const MORE: c_int = 0x8000;
     let (fd, from, length) = (stream.as_raw_fd(), bytes.as_ptr().cast(), bytes.len());
     // SAFETY: the kernel reads the bytes of the slice, during the call.
-    let sent = unsafe { send(fd, from, length, MORE | NO_SIGNAL) };
+    let sent = unsafe { send(fd, from, length, MSG_MORE | MSG_NOSIGNAL) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
 /// A non-blocking connection that is being made: writable once it is, or has failed.
 pub(crate) fn dial(to: &SocketAddr) -> io::Result<TcpStream> {
-    const STREAM: c_int = 1;
-    const IN_PROGRESS: i32 = 115;
     let (family, address, length) = address(to);
     // SAFETY: no pointer is passed.
-    let fd = owned(unsafe { socket(family, STREAM | CLOEXEC | NONBLOCK, 0) })?;
+    let fd = owned(unsafe { socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0) })?;
     // SAFETY: the address lives through the call and is at least `length` bytes long.
     match checked(unsafe { connect(fd.as_raw_fd(), &raw const address, length) }) {
-        Err(error) if error.raw_os_error() != Some(IN_PROGRESS) => Err(error),
+        Err(error) if error.raw_os_error() != Some(EINPROGRESS) => Err(error),
         _ => Ok(TcpStream::from(fd)),
     }
 }
 
 fn address(to: &SocketAddr) -> (c_int, Address, c_uint) {
-    const INET: u8 = 2;
-    const INET6: u8 = 10;
     let mut bytes = [0; 28];
     let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
     put(2, &to.port().to_be_bytes());
     let (family, length) = match to {
         SocketAddr::V4(v4) => {
             put(4, &v4.ip().octets());
-            (INET, 16)
+            (AF_INET, 16)
         }
         SocketAddr::V6(v6) => {
             put(4, &v6.flowinfo().to_be_bytes());
             put(8, &v6.ip().octets());
             put(24, &v6.scope_id().to_ne_bytes());
-            (INET6, 28)
+            (AF_INET6, 28)
         }
     };
     put(0, &u16::from(family).to_ne_bytes());
@@ -244,15 +262,14 @@ fn address(to: &SocketAddr) -> (c_int, Address, c_uint) {
 /// gives a descriptor to read them from. A blocked signal reaches a process 1 too, to which the
 /// kernel delivers no signal that has only a default action.
 pub fn signals(wanted: &[i32]) -> io::Result<OwnedFd> {
-    const BLOCK: c_int = 0;
     let set = SignalSet::of(wanted);
     // SAFETY: the set lives through the call; a null old set is not written.
-    let failed = unsafe { pthread_sigmask(BLOCK, &raw const set, std::ptr::null_mut()) };
+    let failed = unsafe { pthread_sigmask(SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
     if failed != 0 {
         return Err(io::Error::from_raw_os_error(failed));
     }
     // SAFETY: as above; -1 asks for a new descriptor.
-    owned(unsafe { signalfd(-1, &raw const set, CLOEXEC | NONBLOCK) })
+    owned(unsafe { signalfd(-1, &raw const set, SFD_CLOEXEC | SFD_NONBLOCK) })
 }
 
 impl SignalSet {
@@ -282,15 +299,13 @@ pub fn kill_group(leader: u32) -> io::Result<()> {
 /// Makes the kernel end the command's process with SIGKILL once the thread that starts it has
 /// ended, however that came; and gives the process an unblocked set of signals.
 pub fn die_with_parent(command: &mut Command) -> &mut Command {
-    const SET_MASK: c_int = 2;
-    const SET_PDEATHSIG: c_int = 1;
     let parent = std::process::id();
     let prepare = move || {
         let none = SignalSet::of(&[]);
         // SAFETY: the set lives through the call; a null old set is not written.
-        unsafe { pthread_sigmask(SET_MASK, &raw const none, std::ptr::null_mut()) };
+        unsafe { pthread_sigmask(SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
         // SAFETY: this option takes one number.
-        checked(unsafe { prctl(SET_PDEATHSIG, SIGKILL) })?;
+        checked(unsafe { prctl(PR_SET_PDEATHSIG, SIGKILL) })?;
         // A parent that ended before the line above sends no signal any more.
         if std::os::unix::process::parent_id() == parent {
             return Ok(());
@@ -320,13 +335,12 @@ pub fn pin(command: &mut Command, core: usize) -> &mut Command {
 
 /// Raises the soft limit of open descriptors to the hard one, if it may; the limit in force.
 pub fn raise_open_files() -> io::Result<u64> {
-    const OPEN_FILES: c_int = 7;
     let mut limit = Limit { soft: 0, hard: 0 };
     // SAFETY: the kernel writes one `Limit`.
-    checked(unsafe { getrlimit(OPEN_FILES, &raw mut limit) })?;
+    checked(unsafe { getrlimit(RLIMIT_NOFILE, &raw mut limit) })?;
     let raised = Limit { soft: limit.hard, hard: limit.hard };
     // SAFETY: the limit lives through the call.
-    match checked(unsafe { setrlimit(OPEN_FILES, &raw const raised) }) {
+    match checked(unsafe { setrlimit(RLIMIT_NOFILE, &raw const raised) }) {
         Ok(_) => Ok(raised.soft),
         Err(_) => Ok(limit.soft),
     }
@@ -334,9 +348,8 @@ pub fn raise_open_files() -> io::Result<u64> {
 
 /// A descriptor that becomes readable when its time is over, as often as that is set.
 pub(crate) fn timer() -> io::Result<OwnedFd> {
-    const MONOTONIC: c_int = 1;
     // SAFETY: no pointer is passed.
-    owned(unsafe { timerfd_create(MONOTONIC, CLOEXEC | NONBLOCK) })
+    owned(unsafe { timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK) })
 }
 
 /// Sets a timer anew. Zero would stop it, and is taken for the shortest time there is.
