@@ -1,15 +1,15 @@
-//! `api-backend`: `GET /` answers one fixed JSON. All else is what every service has.
+//! `api-backend`: `GET /` responds with one fixed JSON. All else is what both services have.
 
 use std::future::Pending;
 use std::process::ExitCode;
 
-use common::http::{Response, Status};
-use common::service::{self, About, READY, Reply, Root};
+use common::http::{Request, Response, Status};
+use common::service::{self, About, App, Handler, Reply};
 
 const ABOUT: About = About {
     name: env!("CARGO_PKG_NAME"),
     version: env!("CARGO_PKG_VERSION"),
-    summary: "GET / answers one fixed JSON.",
+    summary: "GET / responds with one fixed JSON.",
     calls_backend: false,
     settings: &[&service::settings("8001")],
 };
@@ -18,20 +18,28 @@ const ABOUT: About = About {
 const BODY: &[u8] = b"{\"body\": \"Je suis une r\\u00e9ponse du backend\"}\n";
 
 fn main() -> ExitCode {
-    service::run(&ABOUT, |_| Ok(|_| Backend))
+    service::run(&ABOUT, |_| Ok(Backend))
 }
 
 struct Backend;
 
-impl Root for Backend {
-    /// Nothing takes time here.
-    type Later = Pending<Response>;
+impl App for Backend {
+    type Handler = Backend;
 
-    fn get(&self) -> Reply<Self::Later> {
-        Reply::Now(Response::json(Status::Ok, BODY))
+    fn handler(&self, _worker: usize) -> Backend {
+        Backend
+    }
+}
+
+impl Handler for Backend {
+    /// All responses are ready at once.
+    type Future = Pending<Response>;
+
+    fn get(&self, _request: &Request<'_>) -> Reply<Self::Future> {
+        Reply::Ready(Response::json(Status::Ok, BODY))
     }
 
-    fn ready(&self) -> Reply<Self::Later> {
-        Reply::Now(Response::json(Status::Ok, READY))
+    fn ready(&self) -> Reply<Self::Future> {
+        Reply::Ready(service::ready())
     }
 }

@@ -1,4 +1,6 @@
-//! `api-frontend`: `GET /` asks the backend and wraps its answer, or says why there is none.
+//! `api-frontend`: `GET /` requests the backend and wraps its response, or says why there is none.
+
+mod backend_metrics;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,144 +9,213 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use backend_metrics::{BackendMetrics, FAMILIES};
 use common::cli::{Config, Kind, Setting};
-use common::client::{Client, Event, Failure, Lookup, Outcome, Reuse, Target, Ticket};
-use common::http::{Response, Status};
+use common::client::{
+    Client, Error, Outcome, ProbeFuture, Resolver, ResponseFuture, Reuse, Target,
+};
+use common::http::client::ReceivedResponse;
+use common::http::{Request, Response, Status};
 use common::json;
-use common::service::{self, About, Meter, READY, Reply, Root};
+use common::metrics::Exposition;
+use common::service::{self, About, App, Handler, Reply, Setup};
 
 const ABOUT: About = About {
     name: env!("CARGO_PKG_NAME"),
     version: env!("CARGO_PKG_VERSION"),
-    summary: "GET / asks api-backend and wraps its answer.",
+    summary: "GET / requests api-backend and wraps its response.",
     calls_backend: true,
     settings: &[&SETTINGS, &service::settings("8000")],
 };
 
-const SETTINGS: [Setting; 4] = [
+const SETTINGS: [Setting; 5] = [
     Setting {
         variable: "API_BACKEND_URL",
         kind: Kind::Host,
         default: None,
-        meaning: "The backend's host. A stray http:// and a trailing / are forgiven.",
+        help: "The backend's host. A stray http:// and a trailing / are ignored.",
     },
     Setting {
         variable: "API_BACKEND_PORT",
         kind: Kind::PeerPort,
         default: None,
-        meaning: "The backend's port.",
+        help: "The backend's port.",
     },
     Setting {
         variable: "BACKEND_TIMEOUT_MS",
         kind: Kind::Number(1, 3_600_000),
         default: Some("5000"),
-        meaning: "A call to the backend, look-up and connection included; then the client is told 504.\n\
-                  Well below the 30 s or more after which most clients give up themselves.",
+        help: "A request to the backend, look-up and connection included; then the client gets 504.\n\
+               Well below the 30 s or more after which most clients give up.",
     },
     Setting {
         variable: "BACKEND_REUSE",
         kind: Kind::Word(&["on", "off"]),
         default: Some("on"),
-        meaning: "off: a new connection for each call, which shows how a load balancer spreads them.\n\
-                  on: connections are kept for 10 s at most.",
+        help: "off: a new connection for each request, which shows how a load balancer spreads them.\n\
+               on: connections are kept for 10 s at most.",
+    },
+    Setting {
+        variable: "BACKEND_CONNECTIONS_MAX",
+        kind: Kind::Number(1, 1_000_000),
+        default: Some("1024"),
+        help: "Connections to the backend, for each worker; more requests wait. A backend that takes\n\
+               200 ms then gets 5,000 requests a second. At most a quarter of all connections that\n\
+               descriptors and memory allow.",
     },
 ];
 
-fn main() -> ExitCode {
-    service::run(&ABOUT, |config| {
-        let target = target(config);
-        let lookup = Lookup::start(&target.host, target.port)?;
-        Ok(move |meter| Frontend::new(target.clone(), lookup.clone(), meter))
-    })
-}
+/// Longer host names of a backend are left out of X-Served-By.
+const SERVED_BY_BYTES_MAX: usize = 64;
 
-fn target(config: &Config) -> Target {
-    Target {
-        host: config.text("API_BACKEND_URL").to_owned(),
-        port: config.port("API_BACKEND_PORT"),
-        timeout: Duration::from_millis(config.number("BACKEND_TIMEOUT_MS")),
-        reuse: if config.text("BACKEND_REUSE") == "on" { Reuse::On } else { Reuse::Off },
-        limits: service::limits(config),
-    }
+fn main() -> ExitCode {
+    service::run(&ABOUT, Frontend::new)
 }
 
 struct Frontend {
-    backend: Client,
-    meter: Arc<Meter>,
+    target: Target,
+    resolver: Resolver,
+    metrics: Vec<Arc<BackendMetrics>>,
 }
 
 impl Frontend {
-    fn new(target: Target, lookup: Lookup, meter: Arc<Meter>) -> Frontend {
-        let noted = Arc::clone(&meter);
-        let notice = move |event| match event {
-            Event::Opened => noted.backend_opened.add(1),
-            Event::Closed => noted.backend_closed.add(1),
-            Event::LookedUp => noted.lookups.add(1),
+    fn new(setup: &Setup<'_>) -> std::io::Result<Frontend> {
+        let Setup { config, limits, .. } = *setup;
+        let target = Target {
+            host: config.text("API_BACKEND_URL").to_owned(),
+            port: config.port("API_BACKEND_PORT"),
+            timeout: Duration::from_millis(config.number("BACKEND_TIMEOUT_MS")),
+            reuse: reuse(config),
+            connections_max: limits.backend_connections(config.number("BACKEND_CONNECTIONS_MAX"))
+                as usize,
+            limits: service::limits(config),
+            via: format!("{}-{:016x}", ABOUT.name, random()),
         };
-        Frontend { backend: Client::new(target, lookup, wrapped, notice), meter }
-    }
-
-    fn call(&self, answer: fn(Outcome) -> Response) -> Reply<Call> {
-        let meter = Arc::clone(&self.meter);
-        Reply::Later(Call { ticket: self.backend.get(), meter, answer, counted: false })
+        let (log, host) = (setup.log.clone(), target.host.clone());
+        let resolver = Resolver::start(&target.host, move |is_failing| match is_failing {
+            true => log.write("warn", &format!("look-ups of {host} fail or are late")),
+            false => log.write("info", &format!("look-ups of {host} succeed again")),
+        });
+        let resolver = resolver.map_err(|error| {
+            std::io::Error::new(error.kind(), format!("cannot start the look-up thread: {error}"))
+        })?;
+        let metrics = (0..setup.workers).map(|_| Arc::default()).collect();
+        Ok(Frontend { target, resolver, metrics })
     }
 }
 
-impl Root for Frontend {
-    type Later = Call;
+fn reuse(config: &Config) -> Reuse {
+    if config.text("BACKEND_REUSE") == "on" { Reuse::On } else { Reuse::Off }
+}
 
-    fn get(&self) -> Reply<Call> {
-        self.call(|outcome| match outcome {
-            Ok(body) => Response::json(Status::Ok, body),
-            Err(failure) => service::error(failure.status(), &failure.to_string()),
-        })
+/// std's hash maps are seeded by the kernel.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}
+
+impl App for Frontend {
+    type Handler = FrontendHandler;
+
+    fn handler(&self, worker: usize) -> FrontendHandler {
+        let metrics = Arc::clone(&self.metrics[worker]);
+        let observer = Arc::clone(&metrics);
+        let observe = move |event| observer.observe(event);
+        let client = Client::new(self.target.clone(), self.resolver.clone(), wrap, observe);
+        FrontendHandler { client, metrics }
     }
 
-    /// A backend that answers anything at all can be reached.
-    fn ready(&self) -> Reply<Call> {
-        self.call(|outcome| match outcome {
-            Ok(_) | Err(Failure::Status(_) | Failure::Json(_) | Failure::TooLarge) => {
-                Response::json(Status::Ok, READY)
+    fn write_metrics(&self, page: &mut Exposition) {
+        page.families(FAMILIES, &*self.metrics);
+    }
+}
+
+struct FrontendHandler {
+    client: Client,
+    metrics: Arc<BackendMetrics>,
+}
+
+impl Handler for FrontendHandler {
+    type Future = BackendRequest;
+
+    fn get(&self, request: &Request<'_>) -> Reply<BackendRequest> {
+        match self.client.get(request.fields.get("via")) {
+            Ok(response) => Reply::Pending(BackendRequest {
+                future: Either::Response(response),
+                metrics: Arc::clone(&self.metrics),
+                is_counted: false,
+            }),
+            Err(error) => {
+                self.metrics.count(Err(error));
+                Reply::Ready(failed(error, error.status()))
             }
-            Err(failure) => service::error(Status::ServiceUnavailable, &failure.to_string()),
+        }
+    }
+
+    fn ready(&self) -> Reply<BackendRequest> {
+        Reply::Pending(BackendRequest {
+            future: Either::Probe(self.client.probe()),
+            metrics: Arc::clone(&self.metrics),
+            is_counted: true,
         })
     }
 }
 
-/// A call to the backend that becomes an answer to the client.
-struct Call {
-    ticket: Ticket,
-    meter: Arc<Meter>,
-    answer: fn(Outcome) -> Response,
-    counted: bool,
+/// A request to the backend that becomes a response to the client.
+struct BackendRequest {
+    future: Either,
+    metrics: Arc<BackendMetrics>,
+    is_counted: bool,
 }
 
-impl Future for Call {
+enum Either {
+    Response(ResponseFuture),
+    Probe(ProbeFuture),
+}
+
+impl Future for BackendRequest {
     type Output = Response;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
-        Pin::new(&mut self.ticket).poll(cx).map(|outcome| {
-            self.counted = true;
-            self.meter.call(outcome.as_ref().map_or_else(|failure| failure.word(), |_| "OK"));
-            (self.answer)(outcome)
-        })
-    }
-}
-
-/// Its client left before there was an answer.
-impl Drop for Call {
-    fn drop(&mut self) {
-        if !self.counted {
-            self.meter.call("ABANDONED");
+        match &mut self.future {
+            Either::Response(future) => Pin::new(future).poll(cx).map(|outcome| {
+                self.is_counted = true;
+                self.metrics.count(outcome.as_ref().map(drop).map_err(|error| *error));
+                outcome.unwrap_or_else(|error| failed(error, error.status()))
+            }),
+            Either::Probe(future) => Pin::new(future).poll(cx).map(|outcome| match outcome {
+                Ok(()) => service::ready(),
+                Err(error) => failed(error, Status::ServiceUnavailable),
+            }),
         }
     }
 }
 
-/// The backend's JSON in ours; it is read and written anew, never pasted in.
-fn wrapped(body: &[u8]) -> Outcome {
-    let mut wrapped = Vec::with_capacity(body.len() + 48);
-    wrapped.extend_from_slice(b"{\"return\": ");
-    json::rewrite(body, &mut wrapped).map_err(|fault| Failure::Json(fault.what.phrase()))?;
-    wrapped.extend_from_slice(b", \"status\": \"[SUCESS]\"}\n");
-    Ok(wrapped)
+impl Drop for BackendRequest {
+    fn drop(&mut self) {
+        if !self.is_counted {
+            self.metrics.count_abandoned();
+        }
+    }
+}
+
+fn failed(error: Error, status: Status) -> Response {
+    Response { reason: Some(error.reason()), ..service::error(status, &error.to_string()) }
+}
+
+/// Wraps the backend's JSON, which is parsed and written anew, never pasted in.
+fn wrap(response: &ReceivedResponse<'_>) -> Outcome {
+    let mut body = Vec::with_capacity(response.body.len() + 48);
+    body.extend_from_slice(b"{\"return\": ");
+    json::rewrite(response.body, &mut body).map_err(|fault| Error::Json(fault.what.phrase()))?;
+    body.extend_from_slice(b", \"status\": \"[SUCESS]\"}\n");
+    let served_by = response.fields.get("x-served-by").and_then(served_by);
+    Ok(Response { served_by, ..Response::json(Status::Ok, body) })
+}
+
+/// A backend's `X-Served-By` if it is fit to be passed on: short, and visible ASCII.
+fn served_by(value: &[u8]) -> Option<Box<str>> {
+    let is_fit =
+        (1..=SERVED_BY_BYTES_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
+    std::str::from_utf8(value).ok().filter(|_| is_fit).map(Box::from)
 }

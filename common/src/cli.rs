@@ -15,7 +15,7 @@ pub struct Setting {
     /// What holds where nothing is said; `None` must be said.
     pub default: Option<&'static str>,
     /// What it does, and why the default is what it is.
-    pub meaning: &'static str,
+    pub help: &'static str,
 }
 
 /// What a setting takes.
@@ -215,7 +215,7 @@ fn help(about: &About) -> String {
             setting.default.map_or("required".to_owned(), |value| format!("default {value}"));
         let (variable, flag, takes) = (setting.variable, setting.flag(), setting.kind.takes());
         let _ = write!(page, "\n  {variable}, {flag}\n      {takes}; {default}\n");
-        for line in setting.meaning.lines() {
+        for line in setting.help.lines() {
             let _ = writeln!(page, "      {line}");
         }
     }
@@ -233,26 +233,21 @@ mod tests {
         summary: "does it.",
         calls_backend: false,
         settings: &[&[
-            Setting { variable: "HOST", kind: Kind::Address, default: Some("::"), meaning: "" },
-            Setting { variable: "PORT", kind: Kind::Port, default: Some("8001"), meaning: "" },
-            Setting { variable: "PEER", kind: Kind::Host, default: None, meaning: "whom" },
-            Setting {
-                variable: "PEER_PORT",
-                kind: Kind::PeerPort,
-                default: Some("1"),
-                meaning: "",
-            },
+            Setting { variable: "HOST", kind: Kind::Address, default: Some("::"), help: "" },
+            Setting { variable: "PORT", kind: Kind::Port, default: Some("8001"), help: "" },
+            Setting { variable: "PEER", kind: Kind::Host, default: None, help: "whom" },
+            Setting { variable: "PEER_PORT", kind: Kind::PeerPort, default: Some("1"), help: "" },
             Setting {
                 variable: "WAIT_MS",
                 kind: Kind::Number(1, 60_000),
                 default: Some("50"),
-                meaning: "first\nsecond",
+                help: "first\nsecond",
             },
             Setting {
                 variable: "COLOR",
                 kind: Kind::Word(&["on", "off"]),
                 default: Some("on"),
-                meaning: "",
+                help: "",
             },
         ]],
     };

@@ -1,13 +1,13 @@
-//! HTTP/1.1, JSON and a small event loop on `std` alone, for services that are exercised in
-//! containers. Read the modules in this order: what stands below never knows what stands above.
+//! HTTP/1.1, JSON and a small event loop on `std` alone, for two services that exercise container
+//! platforms. Modules in reading order; imports point downwards.
 //!
-//! What holds everywhere, and is tested against the sources by `tests/tidy.rs`:
+//! Invariants, tested against the sources by `tests/tidy.rs`:
 //!
 //! - Nothing under `http` names a socket, a clock or a thread: bytes in, bytes out.
-//! - `unsafe` and `extern` stand in `sys` alone.
-//! - `runtime` and `server` name no route, no JSON and no metric.
-//! - Nothing that a peer sent is unwrapped or indexed without a look.
-//! - There is no dependency: `Cargo.lock` lists the workspace's own members.
+//! - `unsafe` and `extern` are in `sys` alone.
+//! - `rt` and `server` name no route, no JSON and no metric.
+//! - Nothing that a peer sent is unwrapped or indexed without a check.
+//! - There is no dependency: `Cargo.lock` lists the members of the workspace.
 
 // Lengths and ports are checked before they are narrowed; the targets have 64 bits.
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
@@ -21,7 +21,9 @@ pub mod http;
 pub mod json;
 
 pub mod cli;
-pub mod telemetry;
+pub mod date;
+pub mod log;
+pub mod metrics;
 
-pub mod runtime;
+pub mod rt;
 pub mod sys;

@@ -1,12 +1,12 @@
-//! The calls that std does not offer, declared by hand against the libc that std links anyway.
-//! The only unsafe code of the workspace: one call a function, its result checked at once and
-//! what it gave owned at once. Linux on `x86_64` and `aarch64`, glibc and musl.
+//! System calls that std does not offer, declared against the libc that std links. Constants have
+//! their kernel names. The only unsafe code of the services: the result of each call is checked at
+//! once, and a descriptor is owned at once. Linux on `x86_64` and `aarch64`, glibc and musl.
 #![allow(unsafe_code)]
 
-use std::ffi::{c_int, c_uint, c_void};
+use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
@@ -28,29 +28,59 @@ const EPOLL_CLOEXEC: c_int = O_CLOEXEC;
 const O_NONBLOCK: c_int = 0o4_000;
 const O_CLOEXEC: c_int = 0o2_000_000;
 
-// linux/socket.h, linux/net.h, asm-generic/socket.h
+// linux/socket.h, linux/net.h, asm-generic/socket.h, linux/in.h, linux/in6.h, linux/tcp.h
+const AF_UNSPEC: c_int = 0;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const SOCK_STREAM: c_int = 1;
 const SOCK_CLOEXEC: c_int = O_CLOEXEC;
 const SOCK_NONBLOCK: c_int = O_NONBLOCK;
 const SOL_SOCKET: c_int = 1;
+const SO_REUSEADDR: c_int = 2;
+const SO_LINGER: c_int = 13;
 const SO_BINDTOIFINDEX: c_int = 62;
+const IPPROTO_TCP: c_int = 6;
+const IPPROTO_IPV6: c_int = 41;
+const TCP_NODELAY: c_int = 1;
+const IPV6_V6ONLY: c_int = 26;
 const MSG_NOSIGNAL: c_int = 0x4000;
 const MSG_MORE: c_int = 0x8000;
 
+// netdb.h
+const EAI_NONAME: c_int = -2;
+const EAI_NODATA: c_int = -5;
+
 // asm-generic/errno.h
+pub(crate) const ECONNREFUSED: i32 = 111;
 const EINPROGRESS: i32 = 115;
 
 // asm-generic/signal.h, linux/signalfd.h
+/// The terminal is gone.
+pub const SIGHUP: i32 = 1;
 /// Interrupt from a terminal.
 pub const SIGINT: i32 = 2;
+/// Quit from a terminal.
+pub const SIGQUIT: i32 = 3;
 /// Kill; cannot be caught.
 pub const SIGKILL: i32 = 9;
+/// An alarm.
+pub(crate) const SIGALRM: i32 = 14;
 /// Termination request.
 pub const SIGTERM: i32 = 15;
 /// A child process has ended.
 pub const SIGCHLD: i32 = 17;
+/// A file has reached the size limit.
+pub(crate) const SIGXFSZ: i32 = 25;
+const SIGUSR1: i32 = 10;
+const SIGUSR2: i32 = 12;
+const SIGSTKFLT: i32 = 16;
+const SIGVTALRM: i32 = 26;
+const SIGPROF: i32 = 27;
+const SIGIO: i32 = 29;
+const SIGPWR: i32 = 30;
+/// The real-time signals that no C library uses for its threads.
+const SIGRTMIN: i32 = 35;
+const SIGRTMAX: i32 = 64;
 const SIG_BLOCK: c_int = 0;
 const SIG_SETMASK: c_int = 2;
 const SFD_CLOEXEC: c_int = O_CLOEXEC;
@@ -59,20 +89,22 @@ const SFD_NONBLOCK: c_int = O_NONBLOCK;
 // linux/prctl.h, asm-generic/resource.h, linux/time.h, linux/timerfd.h
 const PR_SET_PDEATHSIG: c_int = 1;
 const RLIMIT_NOFILE: c_int = 7;
+const CLOCK_PROCESS_CPUTIME_ID: c_int = 2;
+const WNOHANG: c_int = 1;
 const CLOCK_MONOTONIC: c_int = 1;
 const TFD_CLOEXEC: c_int = O_CLOEXEC;
 const TFD_NONBLOCK: c_int = O_NONBLOCK;
 
 /// Events taken from the kernel in one call.
-const BATCH: usize = 256;
+pub(crate) const EVENTS_MAX: usize = 256;
 
 /// The kernel's `struct epoll_event`, packed on `x86_64` alone.
 #[repr(C)]
 #[cfg_attr(target_arch = "x86_64", repr(packed))]
 #[derive(Clone, Copy)]
 struct EpollEvent {
-    ready: u32,
-    token: u64,
+    events: u32,
+    data: u64,
 }
 
 /// `sigset_t`: 1,024 bits in both C libraries, signal 1 the lowest.
@@ -80,83 +112,130 @@ struct EpollEvent {
 struct SignalSet([u64; 16]);
 
 #[repr(C)]
-struct Limit {
-    soft: u64,
-    hard: u64,
+struct ResourceLimit {
+    rlim_cur: u64,
+    rlim_max: u64,
 }
 
-/// `struct itimerspec`: how often again, and how soon first.
+/// `struct itimerspec`.
 #[repr(C)]
 struct Timer {
-    interval: TimeSpan,
-    value: TimeSpan,
+    it_interval: TimeSpec,
+    it_value: TimeSpec,
 }
 
+/// `struct timespec`.
 #[repr(C)]
-struct TimeSpan {
-    seconds: i64,
-    nanoseconds: i64,
+struct TimeSpec {
+    tv_sec: i64,
+    tv_nsec: i64,
 }
 
-/// `sockaddr_in` and `sockaddr_in6` in one: the first is 16 bytes long, the second 28.
+/// `sockaddr_in`, of 16 bytes, or `sockaddr_in6`, of 28.
 #[repr(C, align(4))]
-struct Address([u8; 28]);
+struct SocketAddress([u8; 28]);
+
+/// `struct addrinfo`, the same in both C libraries.
+#[repr(C)]
+struct AddrInfo {
+    ai_flags: c_int,
+    ai_family: c_int,
+    ai_socktype: c_int,
+    ai_protocol: c_int,
+    ai_addrlen: c_uint,
+    ai_addr: *const u8,
+    ai_canonname: *const c_char,
+    ai_next: *mut AddrInfo,
+}
+
+impl Default for AddrInfo {
+    fn default() -> AddrInfo {
+        AddrInfo {
+            ai_flags: 0,
+            ai_family: 0,
+            ai_socktype: 0,
+            ai_protocol: 0,
+            ai_addrlen: 0,
+            ai_addr: std::ptr::null(),
+            ai_canonname: std::ptr::null(),
+            ai_next: std::ptr::null_mut(),
+        }
+    }
+}
+
+/// `struct linger`.
+#[repr(C)]
+struct Linger {
+    l_onoff: c_int,
+    l_linger: c_int,
+}
 
 unsafe extern "C" {
     fn epoll_create1(flags: c_int) -> c_int;
     fn epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, event: *mut EpollEvent) -> c_int;
     fn epoll_wait(epoll: c_int, events: *mut EpollEvent, max: c_int, timeout_ms: c_int) -> c_int;
-    fn listen(fd: c_int, backlog: c_int) -> c_int;
+    #[link_name = "socket"]
+    fn c_socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
+    fn bind(fd: c_int, address: *const SocketAddress, length: c_uint) -> c_int;
+    #[link_name = "listen"]
+    fn c_listen(fd: c_int, backlog: c_int) -> c_int;
+    #[link_name = "connect"]
+    fn c_connect(fd: c_int, address: *const SocketAddress, length: c_uint) -> c_int;
     fn setsockopt(
         fd: c_int,
         level: c_int,
         option: c_int,
-        value: *const c_int,
+        value: *const c_void,
         length: c_uint,
     ) -> c_int;
     fn accept4(fd: c_int, address: *mut c_void, length: *mut c_uint, flags: c_int) -> c_int;
     fn send(fd: c_int, bytes: *const c_void, length: usize, flags: c_int) -> isize;
-    fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
-    fn connect(fd: c_int, address: *const Address, length: c_uint) -> c_int;
+    fn getaddrinfo(
+        host: *const c_char,
+        service: *const c_char,
+        hints: *const AddrInfo,
+        list: *mut *mut AddrInfo,
+    ) -> c_int;
+    fn freeaddrinfo(list: *mut AddrInfo);
     fn pthread_sigmask(how: c_int, set: *const SignalSet, old: *mut SignalSet) -> c_int;
+    fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
+    fn clock_gettime(clock: c_int, time: *mut TimeSpec) -> c_int;
     fn signalfd(fd: c_int, set: *const SignalSet, flags: c_int) -> c_int;
     fn kill(pid: c_int, signal: c_int) -> c_int;
     fn prctl(option: c_int, ...) -> c_int;
-    fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
-    fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
+    fn getrlimit(resource: c_int, limit: *mut ResourceLimit) -> c_int;
+    fn setrlimit(resource: c_int, limit: *const ResourceLimit) -> c_int;
     fn sched_setaffinity(pid: c_int, size: usize, cores: *const CoreSet) -> c_int;
     fn timerfd_create(clock: c_int, flags: c_int) -> c_int;
     fn timerfd_settime(fd: c_int, flags: c_int, new: *const Timer, old: *mut Timer) -> c_int;
 }
 
-/// An epoll instance and the batch of events it last gave.
+/// An epoll instance and the events of the last `wait`.
 pub(crate) struct Epoll {
     fd: OwnedFd,
-    batch: Box<[EpollEvent; BATCH]>,
+    events: Box<[EpollEvent; EVENTS_MAX]>,
 }
 
 impl Epoll {
     pub(crate) fn new() -> io::Result<Epoll> {
         // SAFETY: no pointer is passed.
         let fd = owned(unsafe { epoll_create1(EPOLL_CLOEXEC) })?;
-        let batch = Box::new([EpollEvent { ready: 0, token: 0 }; BATCH]);
-        Ok(Epoll { fd, batch })
+        let events = Box::new([EpollEvent { events: 0, data: 0 }; EVENTS_MAX]);
+        Ok(Epoll { fd, events })
     }
 
-    /// Watches `fd` until it is closed; its events carry `token`. One that is `known` is watched
-    /// already, and now for this.
-    pub(crate) fn watch(
-        &self,
-        fd: BorrowedFd<'_>,
-        known: bool,
-        interest: u32,
-        token: u64,
-    ) -> io::Result<()> {
-        self.control(if known { EPOLL_CTL_MOD } else { EPOLL_CTL_ADD }, fd, interest, token)
+    /// Watches `fd` until it is closed. Its events carry `token`.
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>, interest: u32, token: u64) -> io::Result<()> {
+        self.control(EPOLL_CTL_ADD, fd, interest, token)
     }
 
-    /// Watches `fd` no more.
-    pub(crate) fn unwatch(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+    /// Changes the interest in a watched `fd`.
+    pub(crate) fn modify(&self, fd: BorrowedFd<'_>, interest: u32, token: u64) -> io::Result<()> {
+        self.control(EPOLL_CTL_MOD, fd, interest, token)
+    }
+
+    /// Ends the watch of `fd`.
+    pub(crate) fn delete(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.control(EPOLL_CTL_DEL, fd, 0, 0)
     }
 
@@ -167,47 +246,75 @@ impl Epoll {
         interest: u32,
         token: u64,
     ) -> io::Result<()> {
-        let mut event = EpollEvent { ready: interest, token };
+        let mut event = EpollEvent { events: interest, data: token };
+        let (epoll, fd) = (self.fd.as_raw_fd(), fd.as_raw_fd());
         // SAFETY: the event lives through the call, and both descriptors are open.
-        let done =
-            unsafe { epoll_ctl(self.fd.as_raw_fd(), operation, fd.as_raw_fd(), &raw mut event) };
-        checked(done).map(drop)
+        checked(unsafe { epoll_ctl(epoll, operation, fd, &raw mut event) }).map(drop)
     }
 
-    /// Waits until something is ready or the time is over (-1: for ever); how many events came.
+    /// Waits for events at most this long (-1: without limit); returns their number, 0 if it was
+    /// interrupted.
     pub(crate) fn wait(&mut self, timeout_ms: i32) -> io::Result<usize> {
-        let (epoll, room) = (self.fd.as_raw_fd(), self.batch.as_mut_ptr());
-        // SAFETY: the kernel writes at most `BATCH` events into the array.
-        let count = checked(unsafe { epoll_wait(epoll, room, BATCH as c_int, timeout_ms) })?;
-        Ok(count.unsigned_abs() as usize)
+        let (epoll, room) = (self.fd.as_raw_fd(), self.events.as_mut_ptr());
+        // SAFETY: the kernel writes at most `EVENTS_MAX` events into the array.
+        match checked(unsafe { epoll_wait(epoll, room, EVENTS_MAX as c_int, timeout_ms) }) {
+            // By SIGCONT, for example. Events may have arrived all the same.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            count => count.map(|count| count.unsigned_abs() as usize),
+        }
     }
 
-    /// What is ready, and the token, of an event of the last batch.
+    /// The flags and the token of an event of the last `wait`.
     pub(crate) fn event(&self, index: usize) -> (u32, u64) {
-        let event = self.batch[index];
-        (event.ready, event.token)
+        let event = self.events[index];
+        (event.events, event.data)
     }
 }
 
-/// A listener's queue of connections not yet accepted; std asks for 128 at most.
-pub(crate) fn lengthen_backlog(listener: &TcpListener, backlog: i32) -> io::Result<()> {
-    // SAFETY: the descriptor is open, and no pointer is passed.
-    checked(unsafe { listen(listener.as_raw_fd(), backlog) }).map(drop)
+/// A non-blocking listener. Its accepted connections inherit `TCP_NODELAY`, which saves a call for
+/// each. An IPv6 listener on `::` accepts IPv4 as well, whatever `net.ipv6.bindv6only` says.
+pub(crate) fn listen(address: &SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    let socket = socket(address)?;
+    // Connections of the previous process in TIME-WAIT must not keep the port.
+    set_option(&socket, SOL_SOCKET, SO_REUSEADDR, &1)?;
+    if address.is_ipv6() {
+        set_option(&socket, IPPROTO_IPV6, IPV6_V6ONLY, &0)?;
+    }
+    set_option(&socket, IPPROTO_TCP, TCP_NODELAY, &1)?;
+    let (address, length) = SocketAddress::new(address);
+    // SAFETY: the address lives through the call and is at least `length` bytes long.
+    checked(unsafe { bind(socket.as_raw_fd(), &raw const address, length) })?;
+    // SAFETY: no pointer is passed.
+    checked(unsafe { c_listen(socket.as_raw_fd(), backlog) })?;
+    Ok(TcpListener::from(socket))
 }
 
-/// Has the kernel refuse whoever is not connecting yet, while those who are can still be accepted.
-pub(crate) fn refuse_newcomers(listener: &TcpListener) -> io::Result<()> {
-    // By this number there is none: what arrives at any other finds no listener.
-    let interface = c_int::MAX;
-    let length = size_of::<c_int>() as c_uint;
-    let fd = listener.as_raw_fd();
+/// Has the kernel refuse new connections. Those it has completed can still be accepted.
+pub(crate) fn refuse_new_connections(listener: &TcpListener) -> io::Result<()> {
+    // No interface has this index: a connection from any other finds no listener.
+    set_option(listener, SOL_SOCKET, SO_BINDTOIFINDEX, &c_int::MAX)
+}
+
+/// Makes close reset the connection: no TIME-WAIT, no port in use.
+pub(crate) fn set_reset_on_close(stream: &TcpStream) -> io::Result<()> {
+    set_option(stream, SOL_SOCKET, SO_LINGER, &Linger { l_onoff: 1, l_linger: 0 })
+}
+
+fn socket(address: &SocketAddr) -> io::Result<OwnedFd> {
+    let family = c_int::from(if address.is_ipv4() { AF_INET } else { AF_INET6 });
+    // SAFETY: no pointer is passed.
+    owned(unsafe { c_socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0) })
+}
+
+/// Sets a socket option to a value of a C type.
+fn set_option<T>(socket: &impl AsFd, level: c_int, option: c_int, value: &T) -> io::Result<()> {
+    let (fd, length) = (socket.as_fd().as_raw_fd(), size_of::<T>() as c_uint);
+    let value = std::ptr::from_ref(value).cast();
     // SAFETY: the value lives through the call and is `length` bytes long.
-    let done =
-        unsafe { setsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &raw const interface, length) };
-    checked(done).map(drop)
+    checked(unsafe { setsockopt(fd, level, option, value, length) }).map(drop)
 }
 
-/// The next connection, non-blocking already: std's `accept` costs one more call for that.
+/// Accepts a connection. It is non-blocking already; std's `accept` costs one more call for that.
 pub(crate) fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     let fd = listener.as_raw_fd();
     // SAFETY: a null address tells the kernel not to write one.
@@ -217,52 +324,117 @@ pub(crate) fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     owned(peer).map(TcpStream::from)
 }
 
-/// Writes what the kernel shall keep until the end of our half goes with it, in one segment: half
-/// the work for both sides.
-pub(crate) fn write_before_end(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+/// Sends bytes that the kernel may hold back until more follow, or the end of this half.
+pub(crate) fn send_more(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let (fd, from, length) = (stream.as_raw_fd(), bytes.as_ptr().cast(), bytes.len());
     // SAFETY: the kernel reads the bytes of the slice, during the call.
     let sent = unsafe { send(fd, from, length, MSG_MORE | MSG_NOSIGNAL) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// A non-blocking connection that is being made: writable once it is, or has failed.
-pub(crate) fn dial(to: &SocketAddr) -> io::Result<TcpStream> {
-    let (family, address, length) = address(to);
-    // SAFETY: no pointer is passed.
-    let fd = owned(unsafe { socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0) })?;
+/// Starts a non-blocking connection. It is writable once it is made or has failed.
+pub(crate) fn connect(to: &SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket(to)?;
+    let (address, length) = SocketAddress::new(to);
     // SAFETY: the address lives through the call and is at least `length` bytes long.
-    match checked(unsafe { connect(fd.as_raw_fd(), &raw const address, length) }) {
+    match checked(unsafe { c_connect(socket.as_raw_fd(), &raw const address, length) }) {
         Err(error) if error.raw_os_error() != Some(EINPROGRESS) => Err(error),
-        _ => Ok(TcpStream::from(fd)),
+        _ => Ok(TcpStream::from(socket)),
     }
 }
 
-fn address(to: &SocketAddr) -> (c_int, Address, c_uint) {
-    let mut bytes = [0; 28];
-    let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
-    put(2, &to.port().to_be_bytes());
-    let (family, length) = match to {
-        SocketAddr::V4(v4) => {
-            put(4, &v4.ip().octets());
-            (AF_INET, 16)
-        }
-        SocketAddr::V6(v6) => {
-            put(4, &v6.flowinfo().to_be_bytes());
-            put(8, &v6.ip().octets());
-            put(24, &v6.scope_id().to_ne_bytes());
-            (AF_INET6, 28)
-        }
-    };
-    put(0, &u16::from(family).to_ne_bytes());
-    (c_int::from(family), Address(bytes), length)
+impl SocketAddress {
+    /// The address and its length in bytes.
+    fn new(to: &SocketAddr) -> (SocketAddress, c_uint) {
+        let mut bytes = [0; 28];
+        let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
+        put(2, &to.port().to_be_bytes());
+        let (family, length) = match to {
+            SocketAddr::V4(v4) => {
+                put(4, &v4.ip().octets());
+                (AF_INET, 16)
+            }
+            SocketAddr::V6(v6) => {
+                put(4, &v6.flowinfo().to_be_bytes());
+                put(8, &v6.ip().octets());
+                put(24, &v6.scope_id().to_ne_bytes());
+                (AF_INET6, 28)
+            }
+        };
+        put(0, &u16::from(family).to_ne_bytes());
+        (SocketAddress(bytes), length)
+    }
 }
 
-/// Takes these signals out of their default course, in this thread and all that it starts, and
-/// gives a descriptor to read them from. A blocked signal reaches a process 1 too, to which the
-/// kernel delivers no signal that has only a default action.
-pub fn signals(wanted: &[i32]) -> io::Result<OwnedFd> {
-    let set = SignalSet::of(wanted);
+/// The addresses that a look-up asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AddressFamily {
+    /// IPv4 and IPv6.
+    Any,
+    /// IPv4 alone.
+    V4,
+}
+
+/// Why a look-up found no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LookupError {
+    /// The name does not exist, or has no address.
+    NoName,
+    /// No name server answered, or not with success.
+    Temporary,
+}
+
+/// Looks up the addresses of a name. Blocks, for some seconds if name servers are silent.
+pub(crate) fn lookup(host: &str, family: AddressFamily) -> Result<Vec<IpAddr>, LookupError> {
+    let Ok(host) = CString::new(host) else { return Err(LookupError::NoName) };
+    let ai_family = match family {
+        AddressFamily::Any => AF_UNSPEC,
+        AddressFamily::V4 => c_int::from(AF_INET),
+    };
+    // One entry for each address, not one for each socket type as well.
+    let hints = AddrInfo { ai_family, ai_socktype: SOCK_STREAM, ..AddrInfo::default() };
+    let mut first: *mut AddrInfo = std::ptr::null_mut();
+    // SAFETY: the strings and the hints live through the call; a null service is none.
+    let error =
+        unsafe { getaddrinfo(host.as_ptr(), std::ptr::null(), &raw const hints, &raw mut first) };
+    match error {
+        0 => {}
+        EAI_NONAME | EAI_NODATA => return Err(LookupError::NoName),
+        _ => return Err(LookupError::Temporary),
+    }
+    let mut addresses = Vec::new();
+    let mut next = first;
+    // SAFETY: the list ends with null, and each entry lives until it is freed below.
+    while let Some(entry) = unsafe { next.as_ref() } {
+        // SAFETY: `ai_addr` points to `ai_addrlen` bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(entry.ai_addr, entry.ai_addrlen as usize) };
+        addresses.extend(ip_address(bytes));
+        next = entry.ai_next;
+    }
+    // SAFETY: the list came from `getaddrinfo` and is used no more.
+    unsafe { freeaddrinfo(first) };
+    Ok(addresses)
+}
+
+/// The address in a `sockaddr_in` or `sockaddr_in6`.
+fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
+    let family = u16::from_ne_bytes(*bytes.first_chunk()?);
+    match u8::try_from(family).ok()? {
+        AF_INET => Some(IpAddr::from(*bytes.get(4..)?.first_chunk::<4>()?)),
+        AF_INET6 => Some(IpAddr::from(*bytes.get(8..)?.first_chunk::<16>()?)),
+        _ => None,
+    }
+}
+
+/// Signals that would end the process by default and mean nothing to it.
+pub(crate) fn meaningless_signals() -> impl Iterator<Item = i32> {
+    let named = [SIGUSR1, SIGUSR2, SIGSTKFLT, SIGVTALRM, SIGPROF, SIGIO, SIGPWR];
+    named.into_iter().chain(SIGRTMIN..=SIGRTMAX)
+}
+
+/// Blocks these signals in this thread and all that it starts, and returns a signalfd for them.
+pub fn signals(signals: &[i32]) -> io::Result<OwnedFd> {
+    let set = SignalSet::new(signals);
     // SAFETY: the set lives through the call; a null old set is not written.
     let failed = unsafe { pthread_sigmask(SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
     if failed != 0 {
@@ -273,11 +445,25 @@ pub fn signals(wanted: &[i32]) -> io::Result<OwnedFd> {
 }
 
 impl SignalSet {
-    fn of(signals: &[i32]) -> SignalSet {
+    fn new(signals: &[i32]) -> SignalSet {
         let mut words = [0; 16];
         words[0] = signals.iter().fold(0, |set, signal| set | 1 << (signal - 1));
         SignalSet(words)
     }
+}
+
+/// Reaps the children that have ended.
+pub(crate) fn reap_children() {
+    // SAFETY: a null status is not written.
+    while unsafe { waitpid(-1, std::ptr::null_mut(), WNOHANG) } > 0 {}
+}
+
+/// The CPU time of the process.
+pub(crate) fn cpu_time() -> io::Result<Duration> {
+    let mut time = TimeSpec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one `TimeSpec`.
+    checked(unsafe { clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &raw mut time) })?;
+    Ok(Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32))
 }
 
 /// Sends a signal to a process that the caller started and has not yet waited for.
@@ -301,7 +487,7 @@ pub fn kill_group(leader: u32) -> io::Result<()> {
 pub fn die_with_parent(command: &mut Command) -> &mut Command {
     let parent = std::process::id();
     let prepare = move || {
-        let none = SignalSet::of(&[]);
+        let none = SignalSet::new(&[]);
         // SAFETY: the set lives through the call; a null old set is not written.
         unsafe { pthread_sigmask(SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
         // SAFETY: this option takes one number.
@@ -334,15 +520,15 @@ pub fn pin(command: &mut Command, core: usize) -> &mut Command {
 }
 
 /// Raises the soft limit of open descriptors to the hard one, if it may; the limit in force.
-pub fn raise_open_files() -> io::Result<u64> {
-    let mut limit = Limit { soft: 0, hard: 0 };
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = ResourceLimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel writes one `Limit`.
     checked(unsafe { getrlimit(RLIMIT_NOFILE, &raw mut limit) })?;
-    let raised = Limit { soft: limit.hard, hard: limit.hard };
+    let raised = ResourceLimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
     // SAFETY: the limit lives through the call.
     match checked(unsafe { setrlimit(RLIMIT_NOFILE, &raw const raised) }) {
-        Ok(_) => Ok(raised.soft),
-        Err(_) => Ok(limit.soft),
+        Ok(_) => Ok(raised.rlim_cur),
+        Err(_) => Ok(limit.rlim_cur),
     }
 }
 
@@ -355,9 +541,8 @@ pub(crate) fn timer() -> io::Result<OwnedFd> {
 /// Sets a timer anew. Zero would stop it, and is taken for the shortest time there is.
 pub(crate) fn set_timer(timer: BorrowedFd<'_>, left: Duration) -> io::Result<()> {
     let left = left.max(Duration::from_nanos(1));
-    let value =
-        TimeSpan { seconds: left.as_secs() as i64, nanoseconds: left.subsec_nanos().into() };
-    let new = Timer { interval: TimeSpan { seconds: 0, nanoseconds: 0 }, value };
+    let value = TimeSpec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+    let new = Timer { it_interval: TimeSpec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
     // SAFETY: the new setting lives through the call; a null old one is not written.
     let done =
         unsafe { timerfd_settime(timer.as_raw_fd(), 0, &raw const new, std::ptr::null_mut()) };
@@ -375,14 +560,6 @@ fn owned(result: c_int) -> io::Result<OwnedFd> {
     let fd = checked(result)?;
     // SAFETY: the call that gave this descriptor has just opened it, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Sets `TCP_NODELAY` on a listener, from which accepted connections inherit it: no call for each.
-pub(crate) fn without_delay(listener: TcpListener) -> io::Result<TcpListener> {
-    // std offers the option on streams alone; to the kernel both are sockets.
-    let socket = TcpStream::from(OwnedFd::from(listener));
-    socket.set_nodelay(true)?;
-    Ok(TcpListener::from(OwnedFd::from(socket)))
 }
 
 #[cfg(test)]

@@ -1,46 +1,56 @@
-//! Message bodies: how long one is, and how to take it out of a stream.
-//! Sockets and clocks are not known here; `server` and `client` have them.
+//! Message bodies: how long one is, and how to take it out of a stream of bytes.
 
-use super::head::{self, Coding, Digest, hex};
-use super::{Limits, Refusal, Version};
+use super::grammar::{hex, is_field_byte, is_tchar};
+use super::parse::{Coding, MessageHeaders};
+use super::{Limits, ParseError, Version};
 
-/// Which message a body belongs to.
+/// The message that a body belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Of {
+pub(super) enum MessageKind {
     Request,
-    /// To a GET, with this status.
+    /// A response to a GET, with this status.
     Response(u16),
 }
 
-/// A body that is being taken out of a stream.
+/// Whether blanks between a chunk size and its CRLF are accepted. Real servers send them. They are
+/// harmless in a response that is parsed here and not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leniency {
+    Strict,
+    BlanksAfterChunkSize,
+}
+
+/// A body that is being decoded.
 #[derive(Debug)]
 pub(super) struct Body {
     framing: Framing,
-    /// Bytes that it may still have.
-    room: u64,
+    leniency: Leniency,
+    /// Bytes that the body may still have.
+    bytes_left: u64,
     /// Bytes that chunk extensions and trailers may still have, all together.
-    spare: usize,
+    overhead_left: usize,
 }
 
 #[derive(Debug)]
 enum Framing {
     /// So many bytes are still to come.
     Length(u64),
-    Chunked(Chunk),
-    /// Whatever comes before the peer closes.
+    Chunked(ChunkState),
+    /// All bytes until the peer closes.
     UntilClose,
 }
 
-/// Where in a chunked body (RFC 9112 section 7.1) the next byte stands.
+/// The place in a chunked body (RFC 9112 section 7.1) of the next byte. The numbers are chunk
+/// sizes.
 #[derive(Clone, Copy, Debug)]
-enum Chunk {
+enum ChunkState {
     Size {
         digits: u8,
         size: u64,
     },
-    /// Space after the size, before the `;` that must follow.
-    Gap(u64),
-    Extension(u64),
+    /// Blanks after the size.
+    Blank(u64),
+    Extension(u64, ExtensionState),
     SizeEnd(u64),
     /// So many bytes, then CRLF.
     Data(u64),
@@ -54,86 +64,113 @@ enum Chunk {
     End,
 }
 
-/// What `piece` found.
+/// The place in a chunk extension of the next byte:
+/// `BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ]` (RFC 9112 section 7.1.1).
+#[derive(Clone, Copy, Debug)]
+enum ExtensionState {
+    /// Behind the semicolon.
+    Start,
+    Name,
+    /// Blanks after the name.
+    NameBlank,
+    /// Behind the equals sign.
+    ValueStart,
+    Value,
+    Quoted,
+    QuotedPair,
+    /// Behind the closing quote.
+    QuotedEnd,
+    /// Blanks after the value.
+    ValueBlank,
+}
+
+/// A step of decoding.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Piece<'a> {
+pub(super) enum Chunk<'a> {
     Data(&'a [u8]),
-    /// All input was taken, and the body goes on.
-    More,
-    End,
+    /// All input was consumed, and the body goes on.
+    Partial,
+    Complete,
 }
 
 impl Body {
-    /// The one decision how long a body is, in the order of RFC 9112 section 6.3.
-    pub(super) fn of(
-        message: Of,
+    /// Decides how long a body is, in the order of RFC 9112 section 6.3.
+    pub(super) fn new(
+        kind: MessageKind,
         version: Version,
-        fields: &Digest<'_>,
+        headers: &MessageHeaders<'_>,
         limits: &Limits,
-    ) -> Result<Body, Refusal> {
-        let framing = match (message, fields.coding, fields.length) {
+        leniency: Leniency,
+    ) -> Result<Body, ParseError> {
+        let framing = match (kind, headers.coding, headers.length) {
             // RFC 9112 6.1: both lengths at once is how requests are smuggled, and a coding in
-            // HTTP/1.0 is faulty whatever it says.
-            (_, Some(_), Some(_)) => return Err(Refusal::Framing),
-            (_, Some(_), None) if version == Version::Http10 => return Err(Refusal::Framing),
-            (Of::Response(100..=199 | 204 | 304), _, _) => Framing::Length(0),
-            (_, Some(Coding::Unknown), None) => return Err(Refusal::Coding),
-            (_, Some(Coding::NotFinal), None) => return Err(Refusal::Framing),
+            // HTTP/1.0 is faulty, whichever it is.
+            (_, Some(_), Some(_)) => return Err(ParseError::Framing),
+            (_, Some(_), None) if version == Version::Http10 => return Err(ParseError::Framing),
+            (MessageKind::Response(100..=199 | 204 | 304), _, _) => Framing::Length(0),
+            (_, Some(Coding::Unknown), None) => return Err(ParseError::Coding),
+            (_, Some(Coding::NotFinal), None) => return Err(ParseError::Framing),
             (_, Some(Coding::Chunked), None) => {
-                Framing::Chunked(Chunk::Size { digits: 0, size: 0 })
+                Framing::Chunked(ChunkState::Size { digits: 0, size: 0 })
             }
             (_, None, Some(length)) if length > limits.body_bytes_max => {
-                return Err(Refusal::BodyTooLarge);
+                return Err(ParseError::BodyTooLarge);
             }
             (_, None, Some(length)) => Framing::Length(length),
-            (Of::Request, None, None) => Framing::Length(0),
-            (Of::Response(_), None, None) => Framing::UntilClose,
+            (MessageKind::Request, None, None) => Framing::Length(0),
+            (MessageKind::Response(_), None, None) => Framing::UntilClose,
         };
-        Ok(Body { framing, room: limits.body_bytes_max, spare: limits.head_bytes_max })
+        let (bytes_left, overhead_left) = (limits.body_bytes_max, limits.head_bytes_max);
+        Ok(Body { framing, leniency, bytes_left, overhead_left })
     }
 
-    /// Whether there is nothing to wait for.
+    /// Returns true if there are no bytes to wait for.
     pub(super) fn is_empty(&self) -> bool {
         matches!(self.framing, Framing::Length(0))
     }
 
-    /// Whether the peer's close is this body's end, rather than a body cut short.
+    /// Returns true if the body ends when the peer closes.
     pub(super) fn ends_by_close(&self) -> bool {
         matches!(self.framing, Framing::UntilClose)
     }
 
-    /// Takes the next piece off the front of `input`.
-    pub(super) fn piece<'a>(&mut self, input: &mut &'a [u8]) -> Result<Piece<'a>, Refusal> {
+    /// Decodes a part of `input`, and moves `input` behind it.
+    pub(super) fn decode<'a>(&mut self, input: &mut &'a [u8]) -> Result<Chunk<'a>, ParseError> {
         let data = match &mut self.framing {
-            Framing::Length(0) => return Ok(Piece::End),
+            Framing::Length(0) => return Ok(Chunk::Complete),
             Framing::Length(left) => take(input, left),
             Framing::UntilClose => std::mem::take(input),
-            Framing::Chunked(chunk) => loop {
-                if let Chunk::Data(left @ 1..) = chunk {
+            Framing::Chunked(state) => loop {
+                if let ChunkState::Data(left @ 1..) = state {
                     break take(input, left);
                 }
-                if let Chunk::End = chunk {
-                    return Ok(Piece::End);
+                if let ChunkState::End = state {
+                    return Ok(Chunk::Complete);
                 }
-                let Some((&byte, rest)) = input.split_first() else { return Ok(Piece::More) };
+                let Some((&byte, rest)) = input.split_first() else { return Ok(Chunk::Partial) };
                 *input = rest;
-                *chunk = chunk.next(byte, &mut self.spare)?;
-                if let Chunk::Data(size) = chunk
-                    && *size > self.room
+                if state.is_overhead() {
+                    let left = self.overhead_left.checked_sub(1);
+                    self.overhead_left = left.ok_or(ParseError::TrailersTooLarge)?;
+                }
+                *state = state.next(byte, self.leniency).ok_or(ParseError::Chunk)?;
+                if let ChunkState::Data(size) = state
+                    && *size > self.bytes_left
                 {
-                    return Err(Refusal::BodyTooLarge);
+                    return Err(ParseError::BodyTooLarge);
                 }
             },
         };
         if data.is_empty() {
-            return Ok(Piece::More);
+            return Ok(Chunk::Partial);
         }
-        self.room = self.room.checked_sub(data.len() as u64).ok_or(Refusal::BodyTooLarge)?;
-        Ok(Piece::Data(data))
+        let left = self.bytes_left.checked_sub(data.len() as u64);
+        self.bytes_left = left.ok_or(ParseError::BodyTooLarge)?;
+        Ok(Chunk::Data(data))
     }
 }
 
-/// As much of `left` bytes as `input` has.
+/// Takes up to `left` bytes off the front of `input`.
 fn take<'a>(input: &mut &'a [u8], left: &mut u64) -> &'a [u8] {
     let count = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
     let (data, rest) = input.split_at_checked(count).unwrap_or((input, b""));
@@ -142,77 +179,101 @@ fn take<'a>(input: &mut &'a [u8], left: &mut u64) -> &'a [u8] {
     data
 }
 
-impl Chunk {
-    fn next(self, byte: u8, spare: &mut usize) -> Result<Chunk, Refusal> {
-        /// Sixteen hexadecimal digits are all that a `u64` holds.
+impl ChunkState {
+    /// Returns true if the next byte belongs to an extension or a trailer.
+    fn is_overhead(self) -> bool {
+        use ChunkState::{Data, DataEnd, Size, SizeEnd};
+        !matches!(self, Size { .. } | SizeEnd(_) | Data(_) | DataEnd)
+    }
+
+    /// The state after this byte; `None` if the byte is malformed.
+    fn next(self, byte: u8, leniency: Leniency) -> Option<ChunkState> {
+        use ChunkState::{
+            Blank, Data, DataEnd, End, Extension, LastEnd, Size, SizeEnd, Trailer, TrailerEnd,
+            TrailerName, TrailerValue,
+        };
+        /// A `u64` holds sixteen hexadecimal digits.
         const DIGITS_MAX: u8 = 16;
-        let framing = matches!(
-            self,
-            Chunk::Size { .. } | Chunk::SizeEnd(_) | Chunk::Data(_) | Chunk::DataEnd
-        );
-        if !framing {
-            *spare = spare.checked_sub(1).ok_or(Refusal::TrailersTooLarge)?;
-        }
-        match (self, byte) {
-            (Chunk::Size { digits, size }, _) if hex(byte).is_some() => match hex(byte) {
-                Some(digit) if digits < DIGITS_MAX => {
-                    Ok(Chunk::Size { digits: digits + 1, size: size << 4 | u64::from(digit) })
-                }
-                _ => Err(Refusal::Chunk),
-            },
-            (Chunk::Size { digits: 1.., size } | Chunk::Extension(size), b'\r') => {
-                Ok(Chunk::SizeEnd(size))
+        Some(match (self, byte) {
+            (Size { digits: 1.., size }, b'\r') => SizeEnd(size),
+            (Size { digits: 1.., size } | Blank(size), b';') => {
+                Extension(size, ExtensionState::Start)
             }
-            (Chunk::Size { digits: 1.., size } | Chunk::Gap(size), b';') => {
-                Ok(Chunk::Extension(size))
+            (Size { digits: 1.., size } | Blank(size), b' ' | b'\t') => Blank(size),
+            (Size { digits, size }, _) if digits < DIGITS_MAX => {
+                Size { digits: digits + 1, size: size << 4 | u64::from(hex(byte)?) }
             }
-            (Chunk::Size { digits: 1.., size } | Chunk::Gap(size), b' ' | b'\t') => {
-                Ok(Chunk::Gap(size))
-            }
-            (Chunk::Extension(_), _) if head::is_field(byte) => Ok(self),
-            (Chunk::SizeEnd(0) | Chunk::TrailerEnd, b'\n') => Ok(Chunk::Trailer),
-            (Chunk::SizeEnd(size), b'\n') => Ok(Chunk::Data(size)),
-            (Chunk::Data(_), b'\r') => Ok(Chunk::DataEnd),
-            (Chunk::DataEnd, b'\n') => Ok(Chunk::Size { digits: 0, size: 0 }),
-            (Chunk::Trailer, b'\r') => Ok(Chunk::LastEnd),
-            (Chunk::Trailer | Chunk::TrailerName, _) if head::may_begin(byte) => {
-                Ok(Chunk::TrailerName)
-            }
-            (Chunk::TrailerName, b':') => Ok(Chunk::TrailerValue),
-            (Chunk::TrailerValue, b'\r') => Ok(Chunk::TrailerEnd),
-            (Chunk::TrailerValue, _) if head::is_field(byte) => Ok(self),
-            (Chunk::LastEnd, b'\n') => Ok(Chunk::End),
-            _ => Err(Refusal::Chunk),
-        }
+            (Blank(size), b'\r') if leniency == Leniency::BlanksAfterChunkSize => SizeEnd(size),
+            (Extension(size, state), b'\r') if state.can_end() => SizeEnd(size),
+            (Extension(size, state), _) => Extension(size, state.next(byte)?),
+            (SizeEnd(0) | TrailerEnd, b'\n') => Trailer,
+            (SizeEnd(size), b'\n') => Data(size),
+            (Data(_), b'\r') => DataEnd,
+            (DataEnd, b'\n') => Size { digits: 0, size: 0 },
+            (Trailer, b'\r') => LastEnd,
+            (Trailer | TrailerName, _) if is_tchar(byte) => TrailerName,
+            (TrailerName, b':') => TrailerValue,
+            (TrailerValue, b'\r') => TrailerEnd,
+            (TrailerValue, _) if is_field_byte(byte) => TrailerValue,
+            (LastEnd, b'\n') => End,
+            _ => return None,
+        })
+    }
+}
+
+impl ExtensionState {
+    fn can_end(self) -> bool {
+        matches!(self, ExtensionState::Name | ExtensionState::Value | ExtensionState::QuotedEnd)
+    }
+
+    /// The state after this byte; `None` if the byte is malformed.
+    fn next(self, byte: u8) -> Option<ExtensionState> {
+        use ExtensionState::{
+            Name, NameBlank, Quoted, QuotedEnd, QuotedPair, Start, Value, ValueBlank, ValueStart,
+        };
+        Some(match (self, byte) {
+            (Start | ValueStart, b' ' | b'\t') => self,
+            (Start | Name, _) if is_tchar(byte) => Name,
+            (Name | NameBlank, b' ' | b'\t') => NameBlank,
+            (Name | NameBlank, b'=') => ValueStart,
+            (Name | NameBlank | Value | ValueBlank | QuotedEnd, b';') => Start,
+            (ValueStart | Value, _) if is_tchar(byte) => Value,
+            (ValueStart, b'"') => Quoted,
+            (Value | ValueBlank | QuotedEnd, b' ' | b'\t') => ValueBlank,
+            (Quoted, b'"') => QuotedEnd,
+            (Quoted, b'\\') => QuotedPair,
+            (Quoted | QuotedPair, _) if is_field_byte(byte) => Quoted,
+            _ => return None,
+        })
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
-    use super::super::every_way;
+    use super::super::every_split;
     use super::*;
 
     const LIMITS: Limits = Limits { head_bytes_max: 64, body_bytes_max: 32 };
 
     /// What becomes of a body: what was in it and what follows it, or why it was refused. `None`
     /// for the latter as long as it goes on.
-    type Outcome = Result<(Vec<u8>, Option<Vec<u8>>), Refusal>;
+    type Outcome = Result<(Vec<u8>, Option<Vec<u8>>), ParseError>;
 
     fn read(mut body: Body, pieces: &[&[u8]]) -> Outcome {
         let (mut data, mut rest) = (Vec::new(), None);
         for mut input in pieces.iter().copied() {
             while rest.is_none() {
-                match body.piece(&mut input)? {
-                    Piece::Data(piece) => {
+                match body.decode(&mut input)? {
+                    Chunk::Data(piece) => {
                         assert!(!piece.is_empty());
                         data.extend_from_slice(piece);
                     }
-                    Piece::More => {
+                    Chunk::Partial => {
                         assert!(input.is_empty());
                         break;
                     }
-                    Piece::End => rest = Some(Vec::new()),
+                    Chunk::Complete => rest = Some(Vec::new()),
                 }
             }
             if let Some(rest) = &mut rest {
@@ -223,12 +284,12 @@ mod tests {
     }
 
     fn chunked(limits: &Limits) -> Body {
-        let fields = Digest { coding: Some(Coding::Chunked), ..Digest::default() };
-        Body::of(Of::Request, Version::Http11, &fields, limits).unwrap()
+        let fields = MessageHeaders { coding: Some(Coding::Chunked), ..MessageHeaders::default() };
+        Body::new(MessageKind::Request, Version::Http11, &fields, limits, Leniency::Strict).unwrap()
     }
 
     fn assert_chunked(input: &[u8], expected: &Outcome) {
-        for pieces in every_way(input) {
+        for pieces in every_split(input) {
             assert_eq!(read(chunked(&LIMITS), &pieces), *expected, "{}", input.escape_ascii());
         }
     }
@@ -236,9 +297,10 @@ mod tests {
     #[test]
     fn a_length_is_decided_in_the_order_of_the_rfc() {
         use Coding::{Chunked, NotFinal, Unknown};
-        use Of::{Request, Response};
+        use MessageKind::{Request, Response};
         use Version::{Http10, Http11};
-        type Case = (Of, Version, Option<Coding>, Option<u64>, Result<&'static str, Refusal>);
+        type Case =
+            (MessageKind, Version, Option<Coding>, Option<u64>, Result<&'static str, ParseError>);
         const CASES: &[Case] = &[
             (Request, Http11, None, None, Ok("empty")),
             (Request, Http10, None, None, Ok("empty")),
@@ -246,30 +308,30 @@ mod tests {
             (Request, Http11, None, Some(5), Ok("length")),
             (Request, Http10, None, Some(5), Ok("length")),
             (Request, Http11, None, Some(32), Ok("length")),
-            (Request, Http11, None, Some(33), Err(Refusal::BodyTooLarge)),
-            (Request, Http11, None, Some(u64::MAX), Err(Refusal::BodyTooLarge)),
+            (Request, Http11, None, Some(33), Err(ParseError::BodyTooLarge)),
+            (Request, Http11, None, Some(u64::MAX), Err(ParseError::BodyTooLarge)),
             (Request, Http11, Some(Chunked), None, Ok("chunked")),
-            (Request, Http11, Some(NotFinal), None, Err(Refusal::Framing)),
-            (Request, Http11, Some(Unknown), None, Err(Refusal::Coding)),
+            (Request, Http11, Some(NotFinal), None, Err(ParseError::Framing)),
+            (Request, Http11, Some(Unknown), None, Err(ParseError::Coding)),
             // Both lengths at once, whatever they say.
-            (Request, Http11, Some(Chunked), Some(0), Err(Refusal::Framing)),
-            (Request, Http11, Some(Chunked), Some(33), Err(Refusal::Framing)),
-            (Request, Http11, Some(NotFinal), Some(5), Err(Refusal::Framing)),
-            (Request, Http11, Some(Unknown), Some(5), Err(Refusal::Framing)),
-            (Request, Http10, Some(Chunked), Some(5), Err(Refusal::Framing)),
+            (Request, Http11, Some(Chunked), Some(0), Err(ParseError::Framing)),
+            (Request, Http11, Some(Chunked), Some(33), Err(ParseError::Framing)),
+            (Request, Http11, Some(NotFinal), Some(5), Err(ParseError::Framing)),
+            (Request, Http11, Some(Unknown), Some(5), Err(ParseError::Framing)),
+            (Request, Http10, Some(Chunked), Some(5), Err(ParseError::Framing)),
             // A coding in HTTP/1.0.
-            (Request, Http10, Some(Chunked), None, Err(Refusal::Framing)),
-            (Request, Http10, Some(Unknown), None, Err(Refusal::Framing)),
+            (Request, Http10, Some(Chunked), None, Err(ParseError::Framing)),
+            (Request, Http10, Some(Unknown), None, Err(ParseError::Framing)),
             (Response(200), Http11, None, None, Ok("until close")),
             (Response(500), Http10, None, None, Ok("until close")),
             (Response(200), Http11, None, Some(0), Ok("empty")),
             (Response(200), Http10, None, Some(5), Ok("length")),
-            (Response(200), Http11, None, Some(33), Err(Refusal::BodyTooLarge)),
+            (Response(200), Http11, None, Some(33), Err(ParseError::BodyTooLarge)),
             (Response(404), Http11, Some(Chunked), None, Ok("chunked")),
-            (Response(200), Http11, Some(NotFinal), None, Err(Refusal::Framing)),
-            (Response(200), Http11, Some(Unknown), None, Err(Refusal::Coding)),
-            (Response(200), Http11, Some(Chunked), Some(5), Err(Refusal::Framing)),
-            (Response(200), Http10, Some(Chunked), None, Err(Refusal::Framing)),
+            (Response(200), Http11, Some(NotFinal), None, Err(ParseError::Framing)),
+            (Response(200), Http11, Some(Unknown), None, Err(ParseError::Coding)),
+            (Response(200), Http11, Some(Chunked), Some(5), Err(ParseError::Framing)),
+            (Response(200), Http10, Some(Chunked), None, Err(ParseError::Framing)),
             // Statuses without a body, whose lengths speak of another answer.
             (Response(204), Http11, None, None, Ok("empty")),
             (Response(304), Http11, None, None, Ok("empty")),
@@ -278,18 +340,22 @@ mod tests {
             (Response(304), Http11, Some(Chunked), None, Ok("empty")),
             (Response(204), Http11, None, Some(5), Ok("empty")),
             (Response(204), Http10, None, None, Ok("empty")),
-            (Response(304), Http11, Some(Chunked), Some(5), Err(Refusal::Framing)),
+            (Response(304), Http11, Some(Chunked), Some(5), Err(ParseError::Framing)),
             (Response(205), Http11, None, None, Ok("until close")),
         ];
         for case @ (of, version, coding, length, expected) in CASES {
-            let fields = Digest { coding: *coding, length: *length, ..Digest::default() };
-            let found = Body::of(*of, *version, &fields, &LIMITS).map(|body| match body.framing {
-                Framing::Length(0) if body.is_empty() => "empty",
-                Framing::Length(left) if Some(left) == *length => "length",
-                Framing::Chunked(_) => "chunked",
-                Framing::UntilClose if body.ends_by_close() => "until close",
-                _ => "another",
-            });
+            let fields =
+                MessageHeaders { coding: *coding, length: *length, ..MessageHeaders::default() };
+            let found =
+                Body::new(*of, *version, &fields, &LIMITS, Leniency::Strict).map(|body| match body
+                    .framing
+                {
+                    Framing::Length(0) if body.is_empty() => "empty",
+                    Framing::Length(left) if Some(left) == *length => "length",
+                    Framing::Chunked(_) => "chunked",
+                    Framing::UntilClose if body.ends_by_close() => "until close",
+                    _ => "another",
+                });
             assert_eq!(found, *expected, "{case:?}");
         }
     }
@@ -303,9 +369,16 @@ mod tests {
             (5, b"", b"", None),
             (1, b"\r\n", b"\r", Some(b"\n")),
         ] {
-            let fields = Digest { length: Some(length), ..Digest::default() };
-            for pieces in every_way(input) {
-                let body = Body::of(Of::Request, Version::Http11, &fields, &LIMITS).unwrap();
+            let fields = MessageHeaders { length: Some(length), ..MessageHeaders::default() };
+            for pieces in every_split(input) {
+                let body = Body::new(
+                    MessageKind::Request,
+                    Version::Http11,
+                    &fields,
+                    &LIMITS,
+                    Leniency::Strict,
+                )
+                .unwrap();
                 let expected = Ok((data.to_vec(), rest.map(<[u8]>::to_vec)));
                 assert_eq!(read(body, &pieces), expected, "{length} {}", input.escape_ascii());
             }
@@ -319,11 +392,18 @@ mod tests {
             (&b""[..], Ok((Vec::new(), None))),
             (b"0\r\n\r\n", Ok((b"0\r\n\r\n".to_vec(), None))),
             (&limit, Ok((limit.to_vec(), None))),
-            (&[b'a'; 33], Err(Refusal::BodyTooLarge)),
+            (&[b'a'; 33], Err(ParseError::BodyTooLarge)),
         ] {
-            for pieces in every_way(input) {
-                let none = Digest::default();
-                let body = Body::of(Of::Response(200), Version::Http11, &none, &LIMITS).unwrap();
+            for pieces in every_split(input) {
+                let none = MessageHeaders::default();
+                let body = Body::new(
+                    MessageKind::Response(200),
+                    Version::Http11,
+                    &none,
+                    &LIMITS,
+                    Leniency::Strict,
+                )
+                .unwrap();
                 assert_eq!(read(body, &pieces), expected, "{}", input.escape_ascii());
             }
         }
@@ -404,7 +484,7 @@ mod tests {
             b"0\r\n\ra",
         ];
         for input in CASES {
-            assert_chunked(input, &Err(Refusal::Chunk));
+            assert_chunked(input, &Err(ParseError::Chunk));
             let (_, before) = input.split_last().unwrap();
             assert!(read(chunked(&LIMITS), &[before]).is_ok(), "{}", before.escape_ascii());
         }
@@ -441,7 +521,7 @@ mod tests {
             for byte in 0..=u8::MAX {
                 let input = [before.as_bytes(), &[byte]].concat();
                 let found = read(chunked(&LIMITS), &[&input]).map(drop);
-                let expected = if takes(byte) { Ok(()) } else { Err(Refusal::Chunk) };
+                let expected = if takes(byte) { Ok(()) } else { Err(ParseError::Chunk) };
                 assert_eq!(found, expected, "{}", input.escape_ascii());
             }
         }
@@ -465,14 +545,14 @@ mod tests {
             if *fits {
                 assert!(read(chunked(&LIMITS), &[input]).is_ok(), "{}", input.escape_ascii());
             } else {
-                assert_chunked(input, &Err(Refusal::BodyTooLarge));
+                assert_chunked(input, &Err(ParseError::BodyTooLarge));
             }
         }
     }
 
     #[test]
     fn extensions_and_trailers_are_bounded_together() {
-        const REFUSED: Outcome = Err(Refusal::TrailersTooLarge);
+        const REFUSED: Outcome = Err(ParseError::TrailersTooLarge);
         const WITHOUT_END: &[(&[u8], &[u8])] = &[
             (b"1;", b"a"),
             (b"1", b" "),

@@ -1,19 +1,19 @@
-//! Heads: bytes to start lines and fields, by the grammar of RFC 9110 and RFC 9112. Where
-//! leniency would let two readers see different messages, there is none.
+//! Heads: start lines and header fields, checked in one pass (RFC 9110 section 5, RFC 9112
+//! sections 2 to 5). The grammar of their parts is in `grammar`.
 
-use std::borrow::Cow;
-use std::net::Ipv6Addr;
+use super::grammar::{
+    self, FIELD, decimal, is, is_authority, is_token, split, split_line, target_path,
+};
+use super::{Method, ParseError, Request, Version};
 
-use super::{Content, Date, Method, Refusal, Request, Response, Then, Version};
-
-/// More fields than any client sends; each costs a pass over its name.
+/// More fields than any client sends. Each costs a pass over its name.
 const FIELDS_MAX: usize = 128;
 
-/// Where the head at the start of `bytes` ends, blank line included. `searched` is how far an
-/// earlier call came; it is moved forward, so that no byte is looked at twice.
-pub(super) fn end(bytes: &[u8], searched: &mut usize) -> Result<Option<usize>, Refusal> {
+/// Finds the end of the head at the start of `bytes`, blank line included. `searched` is how far
+/// the previous search came; it moves forward, so that no byte is searched twice.
+pub(super) fn find_end(bytes: &[u8], searched: &mut usize) -> Result<Option<usize>, ParseError> {
     loop {
-        let Some(found) = bytes.get(*searched..).and_then(|rest| find(rest, b'\n')) else {
+        let Some(found) = bytes.get(*searched..).and_then(|rest| grammar::find(rest, b'\n')) else {
             *searched = bytes.len();
             return Ok(None);
         };
@@ -24,248 +24,124 @@ pub(super) fn end(bytes: &[u8], searched: &mut usize) -> Result<Option<usize>, R
             [.., b'\n', b'\r'] | [b'\r'] => return Ok(Some(at + 1)),
             [.., b'\r'] => {}
             // RFC 9112 2.2 lets a bare LF end a line; two readers then split heads differently.
-            _ if line.contains(&b'\n') => return Err(Refusal::Field),
-            _ => return Err(Refusal::StartLine),
+            _ if line.contains(&b'\n') => return Err(ParseError::Field),
+            _ => return Err(ParseError::StartLine),
         }
     }
 }
 
-/// What a request's head says of the message, checked (RFC 9112 section 3).
+/// A checked request head (RFC 9112 section 3).
 #[derive(Debug)]
 pub(super) struct RequestHead<'a> {
-    pub(super) outline: Outline,
+    pub(super) offsets: HeadOffsets,
     pub(super) method: Method<'a>,
     pub(super) version: Version,
-    pub(super) digest: Digest<'a>,
+    pub(super) headers: MessageHeaders<'a>,
 }
 
 /// Where the parts of a request head end, in bytes from its start.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Outline {
+pub(super) struct HeadOffsets {
     method: usize,
     target: usize,
     line: usize,
 }
 
-/// Reads a whole request head, blank line included.
-pub(super) fn request(head: &[u8]) -> Result<RequestHead<'_>, Refusal> {
-    let (line, rest) = split_line(head).ok_or(Refusal::StartLine)?;
-    let (method, line) = split(line, b' ').ok_or(Refusal::StartLine)?;
-    let (target, version) = split(line, b' ').ok_or(Refusal::StartLine)?;
-    if !is_token(method) {
-        return Err(Refusal::StartLine);
-    }
-    let outline = Outline {
-        method: method.len(),
-        target: method.len() + 1 + target.len(),
+/// Parses a whole request head, blank line included.
+pub(super) fn request(head: &[u8]) -> Result<RequestHead<'_>, ParseError> {
+    let (line, rest) = split_line(head).ok_or(ParseError::StartLine)?;
+    let (method, target, version) = request_line(line)?;
+    let offsets = HeadOffsets {
+        method: method.as_bytes().len(),
+        target: method.as_bytes().len() + 1 + target.len(),
         line: head.len() - rest.len(),
     };
-    let version = read_version(version).ok_or(Refusal::StartLine)??;
-    let method = Method::of(method);
-    path(method, target).ok_or(Refusal::Target)?;
-    let digest = Digest::of(rest)?;
-    if digest.expects_more {
-        return Err(Refusal::Expectation);
+    let headers = MessageHeaders::parse(rest)?;
+    if headers.expects_other {
+        return Err(ParseError::Expectation);
     }
     // RFC 9112 3.2: 400 for none in 1.1, for more than one, and for an invalid one.
-    match digest.hosts {
+    match headers.hosts {
         0 if version == Version::Http10 => {}
-        1 if is_authority(digest.host) => {}
-        _ => return Err(Refusal::Host),
+        1 if is_authority(headers.host) => {}
+        _ => return Err(ParseError::Host),
     }
-    Ok(RequestHead { outline, method, version, digest })
+    Ok(RequestHead { offsets, method, version, headers })
 }
 
-/// Reads a head again that `request` has found good: what a request shows of it.
-pub(super) fn reread(head: &[u8], outline: Outline, version: Version) -> Option<Request<'_>> {
-    let method = Method::of(head.get(..outline.method)?);
-    let path = path(method, head.get(outline.method + 1..outline.target)?)?;
-    Some(Request { method, path, version, fields: Fields(head.get(outline.line..)?) })
+/// Parses a request line without its CRLF: method, target, version.
+pub(super) fn request_line(line: &[u8]) -> Result<(Method<'_>, &[u8], Version), ParseError> {
+    let (method, rest) = split(line, b' ').ok_or(ParseError::StartLine)?;
+    let (target, version) = split(rest, b' ').ok_or(ParseError::StartLine)?;
+    if !is_token(method) {
+        return Err(ParseError::StartLine);
+    }
+    let method = Method::parse(method);
+    let version = parse_version(version)?;
+    target_path(method, target).ok_or(ParseError::Target)?;
+    Ok((method, target, version))
 }
 
-/// A status line and the fields after it, checked (RFC 9112 section 4).
+/// Rebuilds the request of a head that `request` has accepted.
+pub(super) fn rebuild(head: &[u8], offsets: HeadOffsets, version: Version) -> Option<Request<'_>> {
+    let method = Method::parse(head.get(..offsets.method)?);
+    let path = target_path(method, head.get(offsets.method + 1..offsets.target)?)?;
+    Some(Request { method, path, version, fields: Fields(head.get(offsets.line..)?) })
+}
+
+/// A checked response head (RFC 9112 section 4).
 #[derive(Debug)]
 pub(super) struct ResponseHead<'a> {
     pub(super) status: u16,
     pub(super) version: Version,
-    pub(super) digest: Digest<'a>,
+    pub(super) headers: MessageHeaders<'a>,
+    pub(super) fields: Fields<'a>,
 }
 
-/// Reads a whole response head, blank line included.
-pub(super) fn response(head: &[u8]) -> Result<ResponseHead<'_>, Refusal> {
-    let (line, rest) = split_line(head).ok_or(Refusal::StartLine)?;
-    let (version, line) = split(line, b' ').ok_or(Refusal::StartLine)?;
-    let version = read_version(version).ok_or(Refusal::StartLine)??;
+/// Parses a whole response head, blank line included.
+pub(super) fn response(head: &[u8]) -> Result<ResponseHead<'_>, ParseError> {
+    let (line, rest) = split_line(head).ok_or(ParseError::StartLine)?;
+    let (version, line) = split(line, b' ').ok_or(ParseError::StartLine)?;
+    let version = parse_version(version)?;
     // The reason is optional; many servers leave out the space before an empty one as well.
     let (code, reason) = split(line, b' ').unwrap_or((line, b""));
     let status = match code {
         [b'1'..=b'5', b'0'..=b'9', b'0'..=b'9'] => {
             code.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'))
         }
-        _ => return Err(Refusal::StartLine),
+        _ => return Err(ParseError::StartLine),
     };
     if !reason.iter().all(|&byte| is(byte, FIELD)) {
-        return Err(Refusal::StartLine);
+        return Err(ParseError::StartLine);
     }
-    let digest = Digest::of(rest)?;
-    Ok(ResponseHead { status, version, digest })
+    let headers = MessageHeaders::parse(rest)?;
+    Ok(ResponseHead { status, version, headers, fields: Fields(rest) })
 }
 
-/// `None` is no version at all; `Err` one that is not spoken here.
-fn read_version(bytes: &[u8]) -> Option<Result<Version, Refusal>> {
+fn parse_version(bytes: &[u8]) -> Result<Version, ParseError> {
     match bytes {
-        b"HTTP/1.1" => Some(Ok(Version::Http11)),
-        b"HTTP/1.0" => Some(Ok(Version::Http10)),
-        b"HTTP/1.2" | b"HTTP/1.3" | b"HTTP/1.4" | b"HTTP/1.5" | b"HTTP/1.6" | b"HTTP/1.7"
-        | b"HTTP/1.8" | b"HTTP/1.9" => Some(Ok(Version::Http11)),
-        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => {
-            Some(Err(Refusal::Version))
-        }
-        _ => None,
+        b"HTTP/1.0" => Ok(Version::Http10),
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => Ok(Version::Http11),
+        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => Err(ParseError::Version),
+        _ => Err(ParseError::StartLine),
     }
 }
 
-/// The decoded path of a request target (RFC 9112 section 3.2), or `None` where the form does not
-/// fit the method or a byte does not fit the form.
-fn path<'a>(method: Method<'_>, target: &'a [u8]) -> Option<Cow<'a, [u8]>> {
-    match (method, target) {
-        // The authority-form names no resource of ours; the method will be refused.
-        (Method::Connect, _) => (!port(target)?.is_empty()).then_some(Cow::Borrowed(target)),
-        (Method::Options, b"*") => Some(Cow::Borrowed(target)),
-        (_, b"/") => Some(Cow::Borrowed(target)),
-        (_, [b'/', ..]) => decoded(target),
-        _ => {
-            let (scheme, rest) = target.split_at_checked(7)?;
-            if !scheme.eq_ignore_ascii_case(b"http://") {
-                return None;
-            }
-            let cut = rest.iter().position(|&byte| matches!(byte, b'/' | b'?'));
-            let (authority, path) = rest.split_at_checked(cut.unwrap_or(rest.len()))?;
-            match path {
-                _ if !is_authority(authority) => None,
-                b"" if method == Method::Options => Some(Cow::Borrowed(b"*")),
-                [b'/', ..] => decoded(path),
-                _ => decoded(path).map(|_| Cow::Borrowed(&b"/"[..])),
-            }
-        }
-    }
-}
-
-/// Checks path and query, and decodes the path: `/%74raceback` is `/traceback`.
-fn decoded(target: &[u8]) -> Option<Cow<'_, [u8]>> {
-    let (path, query) = split(target, b'?').unwrap_or((target, b""));
-    if !query.iter().all(|&byte| is(byte, QUERY)) {
-        return None;
-    }
-    match escapes(path, TARGET)? {
-        0 => Some(Cow::Borrowed(path)),
-        _ => Some(Cow::Owned(unescaped(path))),
-    }
-}
-
-/// How many `%XX` there are; `None` for a broken one, or another byte outside the class.
-fn escapes(bytes: &[u8], class: u8) -> Option<usize> {
-    if bytes.iter().all(|&byte| is(byte, class)) {
-        return Some(0);
-    }
-    let mut count = 0;
-    let mut rest = bytes;
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = match (byte, after) {
-            _ if is(byte, class) => after,
-            (b'%', [high, low, after @ ..]) if hex(*high).is_some() && hex(*low).is_some() => {
-                count += 1;
-                after
-            }
-            _ => return None,
-        };
-    }
-    Some(count)
-}
-
-/// The bytes with every `%XX` replaced.
-fn unescaped(bytes: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while let Some((&byte, after)) = rest.split_first() {
-        let (value, after) = match after {
-            [high, low, after @ ..] if byte == b'%' => {
-                (hex(*high).zip(hex(*low)).map_or(byte, |(high, low)| high << 4 | low), after)
-            }
-            _ => (byte, after),
-        };
-        plain.push(value);
-        rest = after;
-    }
-    plain
-}
-
-/// The value of a hexadecimal digit.
-pub(super) fn hex(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
-    }
-}
-
-/// `uri-host [ ":" port ]`, not empty (RFC 9110 sections 4.2.1 and 7.2).
-fn is_authority(bytes: &[u8]) -> bool {
-    port(bytes).is_some()
-}
-
-/// The port of an authority, empty if it has none; `None` for no authority at all.
-fn port(bytes: &[u8]) -> Option<&[u8]> {
-    let (host_is_valid, port) = match bytes {
-        [b'[', rest @ ..] => {
-            let (address, after) = split(rest, b']')?;
-            let address = std::str::from_utf8(address).ok().map(str::parse::<Ipv6Addr>);
-            let port = if after.is_empty() { Some(after) } else { after.strip_prefix(b":") };
-            (matches!(address, Some(Ok(_))) && port.is_some(), port.unwrap_or_default())
-        }
-        _ => {
-            let (host, port) = split(bytes, b':').unwrap_or((bytes, b""));
-            (!host.is_empty() && escapes(host, NAME).is_some(), port)
-        }
-    };
-    // `http://host:/` is valid: an empty port is the default one (RFC 3986 section 3.2.3).
-    let port_is_valid =
-        port.is_empty() || decimal(port).is_some_and(|port| u16::try_from(port).is_ok());
-    (host_is_valid && port_is_valid).then_some(port)
-}
-
-/// The fields of a head, checked once and found again when asked for.
+/// The checked field lines of a head.
 #[derive(Clone, Copy, Debug)]
 pub struct Fields<'a>(&'a [u8]);
 
-/// What the fields say of the message itself, gathered in the one pass that checks them.
-#[allow(clippy::struct_excessive_bools)] // any of them may stand beside any other
-#[derive(Debug, Default)]
-pub(super) struct Digest<'a> {
-    pub(super) hosts: usize,
-    pub(super) host: &'a [u8],
-    /// Content-Length, at most one: a second is refused on sight.
-    pub(super) length: Option<u64>,
-    pub(super) coding: Option<Coding>,
-    pub(super) close: bool,
-    pub(super) keep_alive: bool,
-    pub(super) expects_continue: bool,
-    pub(super) expects_more: bool,
-}
-
-/// What `Transfer-Encoding` says, all its fields together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coding {
-    /// `chunked` and nothing else.
-    Chunked,
-    /// Known codings, of which the last is not `chunked` or `chunked` is not the last alone.
-    NotFinal,
-    /// A coding that is not understood, or one under `chunked` that is not undone here.
-    Unknown,
-}
-
 impl<'a> Fields<'a> {
+    /// Field lines that `response` has accepted.
+    pub(super) fn of_checked(lines: &'a [u8]) -> Fields<'a> {
+        Fields(lines)
+    }
+
+    /// The field lines.
+    pub(super) fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
     /// The value of the first field of this name.
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
         let mut rest = self.0;
@@ -280,28 +156,50 @@ impl<'a> Fields<'a> {
     }
 }
 
-impl<'a> Digest<'a> {
-    /// Checks the lines up to the blank one.
-    fn of(fields: &'a [u8]) -> Result<Digest<'a>, Refusal> {
-        let mut digest = Digest::default();
+/// The fields that decide framing and connection, gathered in the pass that checks all fields.
+#[allow(clippy::struct_excessive_bools)] // independent of each other
+#[derive(Debug, Default)]
+pub(super) struct MessageHeaders<'a> {
+    pub(super) hosts: usize,
+    pub(super) host: &'a [u8],
+    /// Content-Length, at most one.
+    pub(super) length: Option<u64>,
+    pub(super) coding: Option<Coding>,
+    pub(super) close: bool,
+    pub(super) keep_alive: bool,
+    pub(super) expects_continue: bool,
+    pub(super) expects_other: bool,
+}
+
+/// The list of all `Transfer-Encoding` fields together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coding {
+    /// `chunked` and nothing else.
+    Chunked,
+    /// No final `chunked`, so that the length is not known (RFC 9112 section 6.3).
+    NotFinal,
+    /// A coding that is not supported, alone or under `chunked`.
+    Unknown,
+}
+
+impl<'a> MessageHeaders<'a> {
+    /// Parses the lines up to the blank one.
+    fn parse(fields: &'a [u8]) -> Result<MessageHeaders<'a>, ParseError> {
+        let mut headers = MessageHeaders::default();
         let mut rest = fields;
-        let mut count = 0;
-        loop {
-            let (line, after) = split_line(rest).ok_or(Refusal::Field)?;
+        for _ in 0..=FIELDS_MAX {
+            let (line, after) = split_line(rest).ok_or(ParseError::Field)?;
             if line.is_empty() {
-                return Ok(digest);
+                return Ok(headers);
             }
-            count += 1;
-            if count > FIELDS_MAX {
-                return Err(Refusal::HeadTooLarge);
-            }
-            let (name, value) = field(line).ok_or(Refusal::Field)?;
-            digest.note(name, value)?;
+            let (name, value) = field(line).ok_or(ParseError::Field)?;
+            headers.add(name, value)?;
             rest = after;
         }
+        Err(ParseError::HeadTooLarge)
     }
 
-    fn note(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Refusal> {
+    fn add(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), ParseError> {
         // Lengths first: most names stop there.
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
@@ -310,27 +208,31 @@ impl<'a> Digest<'a> {
             }
             6 if name.eq_ignore_ascii_case(b"expect") => {
                 // RFC 9110 10.1.1: a list, of which only this member is defined.
-                let known = value.eq_ignore_ascii_case(b"100-continue");
-                self.expects_continue |= known;
-                self.expects_more |= !known;
+                for expectation in list(value) {
+                    let known = expectation.eq_ignore_ascii_case(b"100-continue");
+                    self.expects_continue |= known;
+                    self.expects_other |= !known;
+                }
             }
             10 if name.eq_ignore_ascii_case(b"connection") => {
-                for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+                for option in list(value) {
                     self.close |= option.eq_ignore_ascii_case(b"close");
                     self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 // RFC 9112 6.3 allows equal repetitions to be folded; a smuggler's tool, so no.
-                let length = decimal(value).ok_or(Refusal::Length)?;
+                let length = decimal(value).ok_or(ParseError::Length)?;
                 if self.length.replace(length).is_some() {
-                    return Err(Refusal::Length);
+                    return Err(ParseError::Length);
                 }
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                for coding in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
-                    self.coding = Some(Coding::then(self.coding, coding));
+                for coding in list(value) {
+                    self.coding = Some(Coding::append(self.coding, coding));
                 }
+                // An empty list: some readers see a coding there, others do not.
+                self.coding = self.coding.or(Some(Coding::NotFinal));
             }
             _ => {}
         }
@@ -339,221 +241,45 @@ impl<'a> Digest<'a> {
 }
 
 impl Coding {
-    fn then(before: Option<Coding>, coding: &[u8]) -> Coding {
+    fn append(before: Option<Coding>, coding: &[u8]) -> Coding {
         const KNOWN: [&[u8]; 6] =
             [b"gzip", b"x-gzip", b"deflate", b"compress", b"x-compress", b"identity"];
-        let chunked = coding.eq_ignore_ascii_case(b"chunked");
-        let known = chunked || KNOWN.iter().any(|known| coding.eq_ignore_ascii_case(known));
+        let is_chunked = coding.eq_ignore_ascii_case(b"chunked");
+        let is_known = KNOWN.iter().any(|known| coding.eq_ignore_ascii_case(known));
         match before {
-            None if chunked => Coding::Chunked,
-            None if known || coding.is_empty() => Coding::NotFinal,
-            // A coding under `chunked`: understood perhaps, undone never.
-            Some(Coding::NotFinal) if chunked => Coding::Unknown,
-            Some(Coding::NotFinal | Coding::Chunked) if known || coding.is_empty() => {
-                Coding::NotFinal
-            }
+            None if is_chunked => Coding::Chunked,
+            None | Some(Coding::NotFinal) if is_known => Coding::NotFinal,
+            Some(Coding::Chunked) if is_chunked || is_known => Coding::NotFinal,
             _ => Coding::Unknown,
         }
     }
 }
 
+/// The members of a comma-separated list. Empty ones are ignored (RFC 9110 section 5.6.1.2).
+fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+}
+
 /// Splits a field line (RFC 9112 section 5): no space before the colon, no folded line.
-pub(super) fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
+fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let (name, value) = split(line, b':')?;
     let valid = is_token(name) && value.iter().all(|&byte| is(byte, FIELD));
     // `trim_ascii` takes more than space and tab, but nothing more is valid here.
     valid.then(|| (name, value.trim_ascii()))
 }
 
-/// Digits only: `str::parse` would take a sign.
-fn decimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0_u64, |number, digit| {
-        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
-        number.checked_mul(10)?.checked_add(digit)
-    })
-}
-
-/// Whether a request can begin with this byte: other protocols are told at once.
-pub(super) fn may_begin(byte: u8) -> bool {
-    is(byte, TOKEN)
-}
-
-/// Whether a field's value can hold this byte.
-pub(super) fn is_field(byte: u8) -> bool {
-    is(byte, FIELD)
-}
-
-/// Writes a response's head, and its body unless `body` says not to.
-pub(super) fn write_response(
-    response: &Response,
-    date: &Date,
-    connection: Option<Then>,
-    body: bool,
-    out: &mut Vec<u8>,
-) {
-    out.extend_from_slice(response.status.line());
-    out.extend_from_slice(b"Date: ");
-    out.extend_from_slice(date);
-    match connection {
-        None => {}
-        Some(Then::Keep) => out.extend_from_slice(b"\r\nConnection: keep-alive"),
-        Some(Then::Close) => out.extend_from_slice(b"\r\nConnection: close"),
-    }
-    if let Some(allow) = response.allow {
-        out.extend_from_slice(b"\r\nAllow: ");
-        out.extend_from_slice(allow.as_bytes());
-    }
-    // RFC 9110 8.6: no Content-Length in a 204.
-    if response.status == super::Status::NoContent {
-        out.extend_from_slice(b"\r\n\r\n");
-        return;
-    }
-    out.extend_from_slice(match response.content {
-        Content::Json => b"\r\nContent-Type: application/json\r\nContent-Length: ",
-        Content::Metrics => {
-            b"\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: "
-        }
-    });
-    write_decimal(response.body.len(), out);
-    out.extend_from_slice(b"\r\n\r\n");
-    if body {
-        out.extend_from_slice(&response.body);
-    }
-}
-
-fn write_decimal(mut number: usize, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut length = 0;
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (number % 10) as u8;
-        number /= 10;
-        length += 1;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(digits.get(20 - length..).unwrap_or_default());
-}
-
-// ---------- the grammar ----------
-
-/// `tchar`: methods and field names (RFC 9110 section 5.6.2).
-const TOKEN: u8 = 1;
-/// `field-vchar`, space and tab: field values and reasons (RFC 9110 section 5.5).
-const FIELD: u8 = 2;
-/// `pchar` without escapes, and `/`: paths (RFC 3986 section 3.3).
-const TARGET: u8 = 4;
-/// Queries: more than RFC 3986 section 3.4 has, because nothing is read out of them here, and
-/// browsers leave brackets and a lone `%` as they are (WHATWG URL, query percent-encode set).
-const QUERY: u8 = 8;
-/// `reg-name` without escapes: hosts (RFC 3986 section 3.2.2).
-const NAME: u8 = 16;
-
-const CLASSES: [u8; 256] = classes();
-
-#[allow(clippy::indexing_slicing)] // at compile time
-const fn classes() -> [u8; 256] {
-    let mut classes = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let this = byte as u8;
-        let alphanumeric = this.is_ascii_alphanumeric();
-        let unreserved = alphanumeric || matches!(this, b'-' | b'.' | b'_' | b'~');
-        let delimiter = matches!(
-            this,
-            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
-        );
-        let mark = matches!(
-            this,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        );
-        classes[byte] = if alphanumeric || mark { TOKEN } else { 0 }
-            | if matches!(this, b'\t' | b' '..=b'~' | 0x80..) { FIELD } else { 0 }
-            | if unreserved || delimiter || matches!(this, b':' | b'@' | b'/') {
-                TARGET
-            } else {
-                0
-            }
-            | if matches!(this, b'!' | b'$'..=b';' | b'=' | b'?'..=b'~') { QUERY } else { 0 }
-            | if unreserved || delimiter { NAME } else { 0 };
-        byte += 1;
-    }
-    classes
-}
-
-#[allow(clippy::indexing_slicing)] // every byte is below 256
-fn is(byte: u8, class: u8) -> bool {
-    CLASSES[byte as usize] & class != 0
-}
-
-fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|&byte| is(byte, TOKEN))
-}
-
-/// Where the byte first stands: eight at a time, as heads are made of searches.
-fn find(bytes: &[u8], wanted: u8) -> Option<usize> {
-    const LOW: u64 = 0x0101_0101_0101_0101;
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (word, at) in words.iter().zip((0..).step_by(8)) {
-        let zero_where_equal = u64::from_le_bytes(*word) ^ (LOW * u64::from(wanted));
-        // The lowest set bit stands in the first byte that is zero.
-        let equal = zero_where_equal.wrapping_sub(LOW) & !zero_where_equal & (LOW << 7);
-        if equal != 0 {
-            return Some(at + equal.trailing_zeros() as usize / 8);
-        }
-    }
-    let at = rest.iter().position(|&byte| byte == wanted)?;
-    Some(words.len() * 8 + at)
-}
-
-/// Whether `bytes` begin so, eight at a time: musl compares one by one.
-pub(super) fn begins(bytes: &[u8], so: &[u8]) -> bool {
-    let Some(bytes) = bytes.get(..so.len()) else { return false };
-    let ((words, rest), (so_words, so_rest)) = (bytes.as_chunks::<8>(), so.as_chunks::<8>());
-    let equal = |(a, b): (&[u8; 8], &[u8; 8])| u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b);
-    words.iter().zip(so_words).all(equal) && rest.iter().eq(so_rest)
-}
-
-/// What stands before and after the first `at`.
-fn split(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
-    let (before, after) = bytes.split_at_checked(find(bytes, at)?)?;
-    Some((before, after.get(1..)?))
-}
-
-/// The first line, without its CRLF, and what follows; a CR elsewhere stays in and is refused.
-fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (line, rest) = split(bytes, b'\n')?;
-    Some((line.strip_suffix(b"\r")?, rest))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
-    use super::super::{Status, every_way};
+    use super::super::{Status, every_split};
     use super::*;
 
     /// Some bytes, and what they are to be taken for.
     type Case<T> = (&'static [u8], T);
 
     /// A request head, and what it shows once it has been found good.
-    fn read(head: &[u8]) -> Result<Request<'_>, Refusal> {
-        request(head).map(|found| reread(head, found.outline, found.version).unwrap())
+    fn read(head: &[u8]) -> Result<Request<'_>, ParseError> {
+        request(head).map(|found| rebuild(head, found.offsets, found.version).unwrap())
     }
 
     fn with_line(line: &[u8]) -> Vec<u8> {
@@ -566,30 +292,30 @@ mod tests {
 
     #[test]
     fn a_request_line_has_three_words_and_two_spaces() {
-        const CASES: &[Case<Result<(), Refusal>>] = &[
+        const CASES: &[Case<Result<(), ParseError>>] = &[
             (b"GET / HTTP/1.1", Ok(())),
             (b"get / HTTP/1.1", Ok(())),
             (b"BREW / HTTP/1.1", Ok(())),
             (b"!#$%&'*+-.^_`|~09azAZ / HTTP/1.1", Ok(())),
-            (b"", Err(Refusal::StartLine)),
-            (b" ", Err(Refusal::StartLine)),
-            (b"GET", Err(Refusal::StartLine)),
-            (b"GET /", Err(Refusal::StartLine)),
-            (b"GET HTTP/1.1", Err(Refusal::StartLine)),
-            (b" GET / HTTP/1.1", Err(Refusal::StartLine)),
-            (b"GET / HTTP/1.1 ", Err(Refusal::StartLine)),
-            (b"GET  / HTTP/1.1", Err(Refusal::StartLine)),
-            (b"GET /  HTTP/1.1", Err(Refusal::StartLine)),
-            (b"GET / / HTTP/1.1", Err(Refusal::StartLine)),
-            (b"GET\t/ HTTP/1.1", Err(Refusal::StartLine)),
-            (b"GET /\tHTTP/1.1", Err(Refusal::StartLine)),
-            (b"GET\x0b/\x0bHTTP/1.1", Err(Refusal::StartLine)),
-            (b"GET\r/ HTTP/1.1", Err(Refusal::StartLine)),
-            (b"GET: / HTTP/1.1", Err(Refusal::StartLine)),
-            (b"G(T / HTTP/1.1", Err(Refusal::StartLine)),
-            (b"G\0T / HTTP/1.1", Err(Refusal::StartLine)),
-            (b"G\xc3\x89T / HTTP/1.1", Err(Refusal::StartLine)),
-            (b"\"GET\" / HTTP/1.1", Err(Refusal::StartLine)),
+            (b"", Err(ParseError::StartLine)),
+            (b" ", Err(ParseError::StartLine)),
+            (b"GET", Err(ParseError::StartLine)),
+            (b"GET /", Err(ParseError::StartLine)),
+            (b"GET HTTP/1.1", Err(ParseError::StartLine)),
+            (b" GET / HTTP/1.1", Err(ParseError::StartLine)),
+            (b"GET / HTTP/1.1 ", Err(ParseError::StartLine)),
+            (b"GET  / HTTP/1.1", Err(ParseError::StartLine)),
+            (b"GET /  HTTP/1.1", Err(ParseError::StartLine)),
+            (b"GET / / HTTP/1.1", Err(ParseError::StartLine)),
+            (b"GET\t/ HTTP/1.1", Err(ParseError::StartLine)),
+            (b"GET /\tHTTP/1.1", Err(ParseError::StartLine)),
+            (b"GET\x0b/\x0bHTTP/1.1", Err(ParseError::StartLine)),
+            (b"GET\r/ HTTP/1.1", Err(ParseError::StartLine)),
+            (b"GET: / HTTP/1.1", Err(ParseError::StartLine)),
+            (b"G(T / HTTP/1.1", Err(ParseError::StartLine)),
+            (b"G\0T / HTTP/1.1", Err(ParseError::StartLine)),
+            (b"G\xc3\x89T / HTTP/1.1", Err(ParseError::StartLine)),
+            (b"\"GET\" / HTTP/1.1", Err(ParseError::StartLine)),
         ];
         for (line, expected) in CASES {
             let case = line.escape_ascii();
@@ -613,36 +339,36 @@ mod tests {
             Method::Other(b"PRI"),
         ];
         for method in known {
-            let head = with_line(&[method.token(), b" / HTTP/1.1"].concat());
+            let head = with_line(&[method.as_bytes(), b" / HTTP/1.1"].concat());
             assert_eq!(read(&head).unwrap().method, *method);
         }
     }
 
     #[test]
     fn a_version_is_one_of_the_first_or_refused() {
-        const CASES: &[Case<Result<Version, Refusal>>] = &[
+        const CASES: &[Case<Result<Version, ParseError>>] = &[
             (b"HTTP/1.0", Ok(Version::Http10)),
             (b"HTTP/1.1", Ok(Version::Http11)),
             (b"HTTP/1.2", Ok(Version::Http11)),
             (b"HTTP/1.9", Ok(Version::Http11)),
-            (b"HTTP/0.9", Err(Refusal::Version)),
-            (b"HTTP/2.0", Err(Refusal::Version)),
-            (b"HTTP/9.9", Err(Refusal::Version)),
-            (b"", Err(Refusal::StartLine)),
-            (b"HTTP/1", Err(Refusal::StartLine)),
-            (b"HTTP/2", Err(Refusal::StartLine)),
-            (b"HTTP/1.", Err(Refusal::StartLine)),
-            (b"HTTP/.1", Err(Refusal::StartLine)),
-            (b"HTTP/1.10", Err(Refusal::StartLine)),
-            (b"HTTP/01.1", Err(Refusal::StartLine)),
-            (b"HTTP/1,1", Err(Refusal::StartLine)),
-            (b"HTTP/1.x", Err(Refusal::StartLine)),
-            (b"HTTP/1.1\0", Err(Refusal::StartLine)),
-            (b"HTTP/1.1\r", Err(Refusal::StartLine)),
-            (b"HTTP 1.1", Err(Refusal::StartLine)),
-            (b"http/1.1", Err(Refusal::StartLine)),
-            (b"HTTPS/1.1", Err(Refusal::StartLine)),
-            (b"ICY/1.1", Err(Refusal::StartLine)),
+            (b"HTTP/0.9", Err(ParseError::Version)),
+            (b"HTTP/2.0", Err(ParseError::Version)),
+            (b"HTTP/9.9", Err(ParseError::Version)),
+            (b"", Err(ParseError::StartLine)),
+            (b"HTTP/1", Err(ParseError::StartLine)),
+            (b"HTTP/2", Err(ParseError::StartLine)),
+            (b"HTTP/1.", Err(ParseError::StartLine)),
+            (b"HTTP/.1", Err(ParseError::StartLine)),
+            (b"HTTP/1.10", Err(ParseError::StartLine)),
+            (b"HTTP/01.1", Err(ParseError::StartLine)),
+            (b"HTTP/1,1", Err(ParseError::StartLine)),
+            (b"HTTP/1.x", Err(ParseError::StartLine)),
+            (b"HTTP/1.1\0", Err(ParseError::StartLine)),
+            (b"HTTP/1.1\r", Err(ParseError::StartLine)),
+            (b"HTTP 1.1", Err(ParseError::StartLine)),
+            (b"http/1.1", Err(ParseError::StartLine)),
+            (b"HTTPS/1.1", Err(ParseError::StartLine)),
+            (b"ICY/1.1", Err(ParseError::StartLine)),
         ];
         for (version, expected) in CASES {
             let head = with_line(&[b"GET / ", *version].concat());
@@ -657,7 +383,7 @@ mod tests {
     #[test]
     fn the_preface_of_http_2_is_a_version_not_spoken() {
         let head = b"PRI * HTTP/2.0\r\n\r\n";
-        assert_eq!(request(head).map(drop), Err(Refusal::Version));
+        assert_eq!(request(head).map(drop), Err(ParseError::Version));
     }
 
     #[test]
@@ -764,7 +490,7 @@ mod tests {
             let case = line.escape_ascii();
             let head = with_line(&[line, &b" HTTP/1.1"[..]].concat());
             let found = read(&head).map(|request| request.path.into_owned());
-            let expected = expected.map(<[u8]>::to_vec).ok_or(Refusal::Target);
+            let expected = expected.map(<[u8]>::to_vec).ok_or(ParseError::Target);
             assert_eq!(found, expected, "{case}");
         }
     }
@@ -842,7 +568,7 @@ mod tests {
             for (version, expected) in [("1.1", in_11), ("1.2", in_11), ("1.0", in_10)] {
                 let line = format!("GET / HTTP/{version}\r\n");
                 let head = [line.as_bytes(), fields, b"\r\n"].concat();
-                let expected = if *expected { Ok(()) } else { Err(Refusal::Host) };
+                let expected = if *expected { Ok(()) } else { Err(ParseError::Host) };
                 assert_eq!(read(&head).map(drop), expected, "{}", head.escape_ascii());
             }
         }
@@ -851,7 +577,7 @@ mod tests {
     #[test]
     fn the_host_of_a_target_does_not_stand_in_for_the_field() {
         let head = b"GET http://h/ HTTP/1.1\r\n\r\n";
-        assert_eq!(request(head).map(drop), Err(Refusal::Host));
+        assert_eq!(request(head).map(drop), Err(ParseError::Host));
     }
 
     #[test]
@@ -909,9 +635,9 @@ mod tests {
         }
         for fields in BAD {
             let (head, case) = (with_fields(fields), fields.escape_ascii());
-            assert_eq!(request(&head).map(drop), Err(Refusal::Field), "{case}");
+            assert_eq!(request(&head).map(drop), Err(ParseError::Field), "{case}");
             let head = [b"HTTP/1.1 200 OK\r\n", *fields, b"\r\n"].concat();
-            assert_eq!(response(&head).map(drop), Err(Refusal::Field), "{case}");
+            assert_eq!(response(&head).map(drop), Err(ParseError::Field), "{case}");
         }
     }
 
@@ -964,39 +690,39 @@ mod tests {
 
     #[test]
     fn a_length_is_one_number_in_digits() {
-        const CASES: &[Case<Result<Option<u64>, Refusal>>] = &[
+        const CASES: &[Case<Result<Option<u64>, ParseError>>] = &[
             (b"X-Content-Length: 1\r\nContent-Lengt: 1\r\n", Ok(None)),
             (b"Content-Length: 0\r\n", Ok(Some(0))),
             (b"CONTENT-length:\t5 \r\n", Ok(Some(5))),
             (b"Content-Length: 0005\r\n", Ok(Some(5))),
             (b"Content-Length: 00000000000000000000000000000005\r\n", Ok(Some(5))),
             (b"Content-Length: 18446744073709551615\r\n", Ok(Some(u64::MAX))),
-            (b"Content-Length: 18446744073709551616\r\n", Err(Refusal::Length)),
-            (b"Content-Length: 99999999999999999999999999999\r\n", Err(Refusal::Length)),
-            (b"Content-Length:\r\n", Err(Refusal::Length)),
-            (b"Content-Length: \t \r\n", Err(Refusal::Length)),
-            (b"Content-Length: +5\r\n", Err(Refusal::Length)),
-            (b"Content-Length: -5\r\n", Err(Refusal::Length)),
-            (b"Content-Length: -0\r\n", Err(Refusal::Length)),
-            (b"Content-Length: 5.0\r\n", Err(Refusal::Length)),
-            (b"Content-Length: 5e1\r\n", Err(Refusal::Length)),
-            (b"Content-Length: 0x5\r\n", Err(Refusal::Length)),
-            (b"Content-Length: f\r\n", Err(Refusal::Length)),
-            (b"Content-Length: 1_0\r\n", Err(Refusal::Length)),
-            (b"Content-Length: 5 5\r\n", Err(Refusal::Length)),
-            (b"Content-Length: 5,5\r\n", Err(Refusal::Length)),
-            (b"Content-Length: 5, 6\r\n", Err(Refusal::Length)),
-            (b"Content-Length: 5,\r\n", Err(Refusal::Length)),
-            (b"Content-Length: 5;q=1\r\n", Err(Refusal::Length)),
-            (b"Content-Length: \"5\"\r\n", Err(Refusal::Length)),
-            (b"Content-Length: \xd9\xa5\r\n", Err(Refusal::Length)),
-            (b"Content-Length: 5\r\nContent-Length: 5\r\n", Err(Refusal::Length)),
-            (b"Content-Length: 5\r\ncontent-length: 6\r\n", Err(Refusal::Length)),
-            (b"Content-Length: 0\r\nX: y\r\nContent-Length: 0\r\n", Err(Refusal::Length)),
+            (b"Content-Length: 18446744073709551616\r\n", Err(ParseError::Length)),
+            (b"Content-Length: 99999999999999999999999999999\r\n", Err(ParseError::Length)),
+            (b"Content-Length:\r\n", Err(ParseError::Length)),
+            (b"Content-Length: \t \r\n", Err(ParseError::Length)),
+            (b"Content-Length: +5\r\n", Err(ParseError::Length)),
+            (b"Content-Length: -5\r\n", Err(ParseError::Length)),
+            (b"Content-Length: -0\r\n", Err(ParseError::Length)),
+            (b"Content-Length: 5.0\r\n", Err(ParseError::Length)),
+            (b"Content-Length: 5e1\r\n", Err(ParseError::Length)),
+            (b"Content-Length: 0x5\r\n", Err(ParseError::Length)),
+            (b"Content-Length: f\r\n", Err(ParseError::Length)),
+            (b"Content-Length: 1_0\r\n", Err(ParseError::Length)),
+            (b"Content-Length: 5 5\r\n", Err(ParseError::Length)),
+            (b"Content-Length: 5,5\r\n", Err(ParseError::Length)),
+            (b"Content-Length: 5, 6\r\n", Err(ParseError::Length)),
+            (b"Content-Length: 5,\r\n", Err(ParseError::Length)),
+            (b"Content-Length: 5;q=1\r\n", Err(ParseError::Length)),
+            (b"Content-Length: \"5\"\r\n", Err(ParseError::Length)),
+            (b"Content-Length: \xd9\xa5\r\n", Err(ParseError::Length)),
+            (b"Content-Length: 5\r\nContent-Length: 5\r\n", Err(ParseError::Length)),
+            (b"Content-Length: 5\r\ncontent-length: 6\r\n", Err(ParseError::Length)),
+            (b"Content-Length: 0\r\nX: y\r\nContent-Length: 0\r\n", Err(ParseError::Length)),
         ];
         for (fields, expected) in CASES {
             let (head, case) = (with_fields(fields), fields.escape_ascii());
-            assert_eq!(request(&head).map(|head| head.digest.length), *expected, "{case}");
+            assert_eq!(request(&head).map(|head| head.headers.length), *expected, "{case}");
         }
     }
 
@@ -1046,7 +772,7 @@ mod tests {
         ];
         for (fields, expected) in CASES {
             let (head, case) = (with_fields(fields), fields.escape_ascii());
-            assert_eq!(request(&head).unwrap().digest.coding, *expected, "{case}");
+            assert_eq!(request(&head).unwrap().headers.coding, *expected, "{case}");
         }
     }
 
@@ -1075,35 +801,35 @@ mod tests {
         ];
         for (fields, close, keep_alive) in CASES {
             let (head, case) = (with_fields(fields), fields.escape_ascii());
-            let digest = request(&head).unwrap().digest;
-            assert_eq!((digest.close, digest.keep_alive), (*close, *keep_alive), "{case}");
+            let headers = request(&head).unwrap().headers;
+            assert_eq!((headers.close, headers.keep_alive), (*close, *keep_alive), "{case}");
         }
     }
 
     #[test]
     fn nothing_but_100_continue_can_be_expected() {
-        const CASES: &[Case<Result<bool, Refusal>>] = &[
+        const CASES: &[Case<Result<bool, ParseError>>] = &[
             (b"", Ok(false)),
             (b"Expect: 100-continue\r\n", Ok(true)),
             (b"eXPECT:100-Continue \r\n", Ok(true)),
             (b"Expect: 100-continue\r\nExpect: 100-continue\r\n", Ok(true)),
-            (b"Expect:\r\n", Err(Refusal::Expectation)),
-            (b"Expect: 100\r\n", Err(Refusal::Expectation)),
-            (b"Expect: 100-continued\r\n", Err(Refusal::Expectation)),
-            (b"Expect: 100-continue, x\r\n", Err(Refusal::Expectation)),
-            (b"Expect: x=y\r\n", Err(Refusal::Expectation)),
-            (b"Expect: 100-continue\r\nExpect: x\r\n", Err(Refusal::Expectation)),
+            (b"Expect:\r\n", Err(ParseError::Expectation)),
+            (b"Expect: 100\r\n", Err(ParseError::Expectation)),
+            (b"Expect: 100-continued\r\n", Err(ParseError::Expectation)),
+            (b"Expect: 100-continue, x\r\n", Err(ParseError::Expectation)),
+            (b"Expect: x=y\r\n", Err(ParseError::Expectation)),
+            (b"Expect: 100-continue\r\nExpect: x\r\n", Err(ParseError::Expectation)),
         ];
         for (fields, expected) in CASES {
             let (head, case) = (with_fields(fields), fields.escape_ascii());
-            let found = request(&head).map(|head| head.digest.expects_continue);
+            let found = request(&head).map(|head| head.headers.expects_continue);
             assert_eq!(found, *expected, "{case}");
         }
     }
 
     #[test]
     fn fields_are_bounded_in_number() {
-        for (more, expected) in [(127, Ok(())), (128, Err(Refusal::HeadTooLarge))] {
+        for (more, expected) in [(127, Ok(())), (128, Err(ParseError::HeadTooLarge))] {
             let head = with_fields(&b"X:\r\n".repeat(more));
             assert_eq!(request(&head).map(drop), expected, "{more}");
         }
@@ -1111,35 +837,35 @@ mod tests {
 
     #[test]
     fn a_status_line_needs_no_reason() {
-        const CASES: &[Case<Result<u16, Refusal>>] = &[
+        const CASES: &[Case<Result<u16, ParseError>>] = &[
             (b"HTTP/1.1 200 OK", Ok(200)),
             (b"HTTP/1.1 200 ", Ok(200)),
             (b"HTTP/1.1 200", Ok(200)),
             (b"HTTP/1.0 404 Not  Found\t\xc3\xa9 ", Ok(404)),
             (b"HTTP/1.1 100 Continue", Ok(100)),
             (b"HTTP/1.1 599 ", Ok(599)),
-            (b"HTTP/1.1 000 ", Err(Refusal::StartLine)),
-            (b"HTTP/1.1 099 ", Err(Refusal::StartLine)),
-            (b"HTTP/1.1 600 ", Err(Refusal::StartLine)),
-            (b"HTTP/1.1 999 ", Err(Refusal::StartLine)),
-            (b"HTTP/1.1 20 OK", Err(Refusal::StartLine)),
-            (b"HTTP/1.1 2000 OK", Err(Refusal::StartLine)),
-            (b"HTTP/1.1 2x0 OK", Err(Refusal::StartLine)),
-            (b"HTTP/1.1 +20 OK", Err(Refusal::StartLine)),
-            (b"HTTP/1.1 -20 OK", Err(Refusal::StartLine)),
-            (b"HTTP/1.1 200OK", Err(Refusal::StartLine)),
-            (b"HTTP/1.1 200\tOK", Err(Refusal::StartLine)),
-            (b"HTTP/1.1  200 OK", Err(Refusal::StartLine)),
-            (b"HTTP/1.1 OK", Err(Refusal::StartLine)),
-            (b"HTTP/1.1 ", Err(Refusal::StartLine)),
-            (b"HTTP/1.1", Err(Refusal::StartLine)),
-            (b" HTTP/1.1 200 OK", Err(Refusal::StartLine)),
-            (b"HTTP/1.1 200 O\0K", Err(Refusal::StartLine)),
-            (b"HTTP/1.1 200 O\rK", Err(Refusal::StartLine)),
-            (b"HTTP/1.1 200 \x1b[2J", Err(Refusal::StartLine)),
-            (b"SSH-2.0-OpenSSH_9.6", Err(Refusal::StartLine)),
-            (b"<html>", Err(Refusal::StartLine)),
-            (b"", Err(Refusal::StartLine)),
+            (b"HTTP/1.1 000 ", Err(ParseError::StartLine)),
+            (b"HTTP/1.1 099 ", Err(ParseError::StartLine)),
+            (b"HTTP/1.1 600 ", Err(ParseError::StartLine)),
+            (b"HTTP/1.1 999 ", Err(ParseError::StartLine)),
+            (b"HTTP/1.1 20 OK", Err(ParseError::StartLine)),
+            (b"HTTP/1.1 2000 OK", Err(ParseError::StartLine)),
+            (b"HTTP/1.1 2x0 OK", Err(ParseError::StartLine)),
+            (b"HTTP/1.1 +20 OK", Err(ParseError::StartLine)),
+            (b"HTTP/1.1 -20 OK", Err(ParseError::StartLine)),
+            (b"HTTP/1.1 200OK", Err(ParseError::StartLine)),
+            (b"HTTP/1.1 200\tOK", Err(ParseError::StartLine)),
+            (b"HTTP/1.1  200 OK", Err(ParseError::StartLine)),
+            (b"HTTP/1.1 OK", Err(ParseError::StartLine)),
+            (b"HTTP/1.1 ", Err(ParseError::StartLine)),
+            (b"HTTP/1.1", Err(ParseError::StartLine)),
+            (b" HTTP/1.1 200 OK", Err(ParseError::StartLine)),
+            (b"HTTP/1.1 200 O\0K", Err(ParseError::StartLine)),
+            (b"HTTP/1.1 200 O\rK", Err(ParseError::StartLine)),
+            (b"HTTP/1.1 200 \x1b[2J", Err(ParseError::StartLine)),
+            (b"SSH-2.0-OpenSSH_9.6", Err(ParseError::StartLine)),
+            (b"<html>", Err(ParseError::StartLine)),
+            (b"", Err(ParseError::StartLine)),
         ];
         for (line, expected) in CASES {
             let (head, case) = ([line, &b"\r\n\r\n"[..]].concat(), line.escape_ascii());
@@ -1149,7 +875,7 @@ mod tests {
 
     #[test]
     fn a_head_ends_at_its_first_blank_line_however_it_comes() {
-        const CASES: &[Case<Result<Option<usize>, Refusal>>] = &[
+        const CASES: &[Case<Result<Option<usize>, ParseError>>] = &[
             (b"a\r\n\r\n", Ok(Some(5))),
             (b"a\r\n\r\nb\r\n\r\n", Ok(Some(5))),
             (b"a\r\nb: c\r\n\r\n\n", Ok(Some(11))),
@@ -1163,17 +889,17 @@ mod tests {
             (b"a\r\nb: c\r\n", Ok(None)),
             (b"a\r\n\rb\r\n", Ok(None)),
             (b"a\r\rb", Ok(None)),
-            (b"\n", Err(Refusal::StartLine)),
-            (b"a\n", Err(Refusal::StartLine)),
-            (b"a\n\n", Err(Refusal::StartLine)),
-            (b"a\n\r\n", Err(Refusal::StartLine)),
-            (b"a\r\n\n", Err(Refusal::Field)),
-            (b"a\r\nb\n", Err(Refusal::Field)),
-            (b"a\r\nb\n\r\n", Err(Refusal::Field)),
-            (b"a\r\nb\r\n\n", Err(Refusal::Field)),
+            (b"\n", Err(ParseError::StartLine)),
+            (b"a\n", Err(ParseError::StartLine)),
+            (b"a\n\n", Err(ParseError::StartLine)),
+            (b"a\n\r\n", Err(ParseError::StartLine)),
+            (b"a\r\n\n", Err(ParseError::Field)),
+            (b"a\r\nb\n", Err(ParseError::Field)),
+            (b"a\r\nb\n\r\n", Err(ParseError::Field)),
+            (b"a\r\nb\r\n\n", Err(ParseError::Field)),
         ];
         for (input, expected) in CASES {
-            for pieces in every_way(input) {
+            for pieces in every_split(input) {
                 let (mut received, mut searched) = (Vec::new(), 0);
                 let mut found = Ok(None);
                 for piece in pieces {
@@ -1231,11 +957,11 @@ mod tests {
         assert_eq!(written(&json, None, true), [head, "{\"a\": 1}\n"].concat());
         assert_eq!(written(&json, None, false), head);
         assert_eq!(
-            written(&json, Some(Then::Keep), false),
+            written(&json, Some(KeepAlive::Keep), false),
             head.replace("Content-Type", "Connection: keep-alive\r\nContent-Type")
         );
         assert_eq!(
-            written(&json, Some(Then::Close), false),
+            written(&json, Some(KeepAlive::Close), false),
             head.replace("Content-Type", "Connection: close\r\nContent-Type")
         );
         let allow = Some("GET, HEAD, OPTIONS");

@@ -1,209 +1,257 @@
-//! The client's half of a connection without the connection, the mirror of `conversation`:
-//! requests in, bytes out; bytes in, answers out. Several GETs may be asked before the first is
-//! answered; answers come in the same order.
+//! The client half of an HTTP/1.1 connection, without the connection: requests in, bytes out;
+//! bytes in, responses out. The mirror of `server`. Several GETs may be sent before the first
+//! response (pipelining, RFC 9112 section 9.3.2); responses arrive in the same order.
 
-use super::body::{Body, Of, Piece};
-use super::head;
-use super::{Limits, Refusal, Then, Version};
+use std::fmt;
 
-/// Interim answers before the final one (RFC 9110 section 15.2); more is a server gone wrong.
+use super::body::{Body, Chunk, Leniency, MessageKind};
+use super::buffer::{HeadLength, Inbound, Outbound};
+use super::parse;
+use super::{Fields, KeepAlive, Limits, ParseError, Version};
+
+/// Interim responses before the final one (RFC 9110 section 15.2). More is a broken server.
 const INTERIM_MAX: u8 = 8;
 
-/// One connection's requests and answers.
+/// Empty lines skipped before a response: some servers end a body with one too many.
+const EMPTY_LINES_MAX: u8 = 4;
+
+/// The client half of one connection.
 #[derive(Debug)]
-pub struct Call {
+pub struct ClientConn {
     limits: Limits,
     state: State,
-    inbound: Vec<u8>,
-    taken: usize,
-    searched: usize,
-    outbound: Vec<u8>,
-    sent: usize,
-    /// The body of the answer that is being received, or was given last.
+    inbound: Inbound,
+    outbound: Outbound,
+    /// The field lines and the body of the response that is being received, or was the last one.
+    fields: Vec<u8>,
     body: Vec<u8>,
+    /// Requests without a complete response.
     unanswered: usize,
     interim: u8,
-    /// The peer has ended its sending.
-    closed: bool,
+    empty_lines: u8,
+    /// The server has ended its half of the connection.
+    is_closed: bool,
 }
 
 #[derive(Debug)]
 enum State {
     Head,
-    Body(Body, Meta),
-    Refused(Refusal),
-    Over,
+    Body(Body, StatusLine),
+    Failed(ResponseError),
+    Done,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Meta {
+struct StatusLine {
     status: u16,
-    then: Then,
+    keep_alive: KeepAlive,
 }
 
-/// A whole answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer<'a> {
-    /// Its status, 200 to 599.
+/// A complete response.
+#[derive(Clone, Copy, Debug)]
+pub struct ReceivedResponse<'a> {
+    /// The status, 200 to 599.
     pub status: u16,
-    /// Its body, without what chunking added.
+    /// The header fields.
+    pub fields: Fields<'a>,
+    /// The body, without the bytes that chunking added.
     pub body: &'a [u8],
-    /// Whether the server keeps the connection; always `Close` for HTTP/1.0.
-    pub then: Then,
+    /// Whether the server keeps the connection open.
+    pub keep_alive: KeepAlive,
 }
 
-impl Call {
+/// Why no more responses can be read from a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseError {
+    /// Malformed or too large.
+    Parse(ParseError),
+    /// A response without a request, or to an upgrade that was not requested.
+    Unexpected,
+    /// The server closed the connection before the response was complete.
+    Incomplete,
+}
+
+impl From<ParseError> for ResponseError {
+    fn from(error: ParseError) -> ResponseError {
+        ResponseError::Parse(error)
+    }
+}
+
+impl fmt::Display for ResponseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ResponseError::Parse(error) => error.fmt(f),
+            ResponseError::Unexpected => f.write_str("response without a request"),
+            ResponseError::Incomplete => f.write_str("connection closed within a response"),
+        }
+    }
+}
+
+impl ClientConn {
     /// A connection that has just been opened.
-    pub fn new(limits: Limits) -> Call {
-        Call {
+    pub fn new(limits: Limits) -> ClientConn {
+        ClientConn {
             limits,
             state: State::Head,
-            inbound: Vec::new(),
-            taken: 0,
-            searched: 0,
-            outbound: Vec::new(),
-            sent: 0,
+            inbound: Inbound::default(),
+            outbound: Outbound::default(),
+            fields: Vec::new(),
             body: Vec::new(),
             unanswered: 0,
             interim: 0,
-            closed: false,
+            empty_lines: 0,
+            is_closed: false,
         }
     }
 
-    /// Asks one more thing: the bytes of a whole GET request.
-    pub fn ask(&mut self, request: &[u8]) {
+    /// Appends the bytes of a complete GET request.
+    pub fn request(&mut self, request: &[u8]) {
         self.unanswered += 1;
-        self.outbound.extend_from_slice(request);
+        self.outbound.writer().extend_from_slice(request);
     }
 
-    /// What is to be sent.
+    /// The bytes to send.
     pub fn outgoing(&self) -> &[u8] {
-        self.outbound.get(self.sent..).unwrap_or_default()
+        self.outbound.unsent()
     }
 
-    /// Notes that so many outgoing bytes were sent.
+    /// Records that so many outgoing bytes were sent.
     pub fn sent(&mut self, count: usize) {
-        self.sent += count;
-        // Half of it at least: each byte is moved once on the average, and what was sent to a
-        // peer that always leaves a rest does not pile up.
-        if self.sent >= self.outbound.len() / 2 {
-            self.outbound.drain(..self.sent);
-            self.sent = 0;
-        }
+        self.outbound.advance(count);
     }
 
-    /// Takes in what the server sent.
+    /// Appends bytes that the server sent.
     pub fn receive(&mut self, bytes: &[u8]) {
-        if self.taken > 0 {
-            self.inbound.drain(..self.taken);
-            self.searched = self.searched.saturating_sub(self.taken);
-            self.taken = 0;
-        }
-        self.inbound.extend_from_slice(bytes);
+        self.inbound.push(bytes);
     }
 
-    /// Notes that the server will send no more.
+    /// Records that the server will send no more.
     pub fn close(&mut self) {
-        self.closed = true;
+        self.is_closed = true;
     }
 
-    /// Whether the server has sent a part of an answer: then it cannot be asked anew in silence.
+    /// Returns true if a part of the next response has arrived.
     pub fn has_begun(&self) -> bool {
-        self.taken < self.inbound.len() || matches!(self.state, State::Body(..))
+        !self.inbound.is_consumed() || self.interim > 0 || matches!(self.state, State::Body(..))
     }
 
-    /// The next whole answer; `None` until more was received, and after the last. A refusal is
-    /// final: the same comes again.
-    pub fn answer(&mut self) -> Result<Option<Answer<'_>>, Refusal> {
-        match self.advance() {
+    /// The next complete response; `None` until more is received, and after the last. An error is
+    /// final: it is returned again.
+    pub fn response(&mut self) -> Result<Option<ReceivedResponse<'_>>, ResponseError> {
+        match self.parse() {
             Ok(None) => Ok(None),
-            Ok(Some(Meta { status, then })) => Ok(Some(Answer { status, body: &self.body, then })),
-            Err(refusal) => {
-                self.state = State::Refused(refusal);
-                Err(refusal)
+            Ok(Some(StatusLine { status, keep_alive })) => {
+                let fields = Fields::of_checked(&self.fields);
+                Ok(Some(ReceivedResponse { status, fields, body: &self.body, keep_alive }))
+            }
+            Err(error) => {
+                self.state = State::Failed(error);
+                Err(error)
             }
         }
     }
 
-    fn advance(&mut self) -> Result<Option<Meta>, Refusal> {
+    fn parse(&mut self) -> Result<Option<StatusLine>, ResponseError> {
         loop {
-            let fresh = self.inbound.get(self.taken..).unwrap_or_default();
-            match &mut self.state {
-                State::Refused(refusal) => return Err(*refusal),
-                State::Over => return Ok(None),
+            match self.state {
+                State::Failed(error) => return Err(error),
+                State::Done => return Ok(None),
                 State::Head => {
-                    if fresh.is_empty() && !(self.closed && self.unanswered > 0) {
+                    if !self.parse_head()? {
                         return Ok(None);
                     }
-                    if self.unanswered == 0 {
-                        return Err(Refusal::Unasked);
-                    }
-                    let reach = fresh.get(..self.limits.head_bytes_max).unwrap_or(fresh);
-                    let mut searched = self.searched.saturating_sub(self.taken);
-                    let end = head::end(reach, &mut searched)?;
-                    self.searched = self.taken + searched;
-                    let Some(length) = end else {
-                        return match (fresh.len() > reach.len(), self.closed) {
-                            (true, _) => Err(Refusal::HeadTooLarge),
-                            (false, true) => Err(Refusal::Short),
-                            (false, false) => Ok(None),
-                        };
-                    };
-                    let head = head::response(fresh.get(..length).unwrap_or_default())?;
-                    self.taken += length;
-                    self.searched = self.taken;
-                    // An upgrade was not asked for; anything else below 200 is not yet the answer.
-                    if head.status < 200 {
-                        self.interim += 1;
-                        match head.status {
-                            101 => return Err(Refusal::Unasked),
-                            _ if self.interim > INTERIM_MAX => return Err(Refusal::StartLine),
-                            _ => continue,
-                        }
-                    }
-                    let of = Of::Response(head.status);
-                    let body = Body::of(of, head.version, &head.digest, &self.limits)?;
-                    let keeps = head.version == Version::Http11
-                        && !head.digest.close
-                        && !body.ends_by_close();
-                    let then = if keeps { Then::Keep } else { Then::Close };
-                    self.body.clear();
-                    self.state = State::Body(body, Meta { status: head.status, then });
                 }
-                State::Body(body, meta) => {
-                    let mut input = fresh;
-                    let piece = body.piece(&mut input)?;
-                    self.taken = self.inbound.len() - input.len();
-                    match piece {
-                        Piece::Data(data) => self.body.extend_from_slice(data),
-                        Piece::More if !self.closed => return Ok(None),
-                        Piece::More if !body.ends_by_close() => return Err(Refusal::Short),
-                        Piece::More | Piece::End => {
-                            let meta = *meta;
-                            self.unanswered -= 1;
-                            self.interim = 0;
-                            self.searched = self.taken;
-                            self.state = match meta.then {
-                                Then::Keep => State::Head,
-                                Then::Close => State::Over,
-                            };
-                            return Ok(Some(meta));
-                        }
-                    }
-                }
+                State::Body(..) => return self.read_body(),
             }
         }
+    }
+
+    /// Parses one head; returns false if more must be received.
+    fn parse_head(&mut self) -> Result<bool, ResponseError> {
+        while self.inbound.unread().starts_with(b"\r\n") {
+            self.empty_lines += 1;
+            if self.empty_lines > EMPTY_LINES_MAX {
+                return Err(ParseError::StartLine.into());
+            }
+            self.inbound.consume(2);
+        }
+        if matches!(self.inbound.unread(), b"" | b"\r") {
+            return match self.is_closed && self.unanswered > 0 {
+                true => Err(ResponseError::Incomplete),
+                false => Ok(false),
+            };
+        }
+        if self.unanswered == 0 {
+            return Err(ResponseError::Unexpected);
+        }
+        let length = match self.inbound.head_length(self.limits.head_bytes_max)? {
+            HeadLength::Complete(length) => length,
+            HeadLength::Partial if self.is_closed => return Err(ResponseError::Incomplete),
+            HeadLength::Partial => return Ok(false),
+            HeadLength::TooLong { .. } => return Err(ParseError::HeadTooLarge.into()),
+        };
+        let head = parse::response(self.inbound.take_head(length))?;
+        // An upgrade was not requested. All else below 200 precedes the final response.
+        if head.status < 200 {
+            self.interim += 1;
+            return match head.status {
+                101 => Err(ResponseError::Unexpected),
+                _ if self.interim > INTERIM_MAX => Err(ParseError::StartLine.into()),
+                _ => Ok(true),
+            };
+        }
+        let kind = MessageKind::Response(head.status);
+        let leniency = Leniency::BlanksAfterChunkSize;
+        let body = Body::new(kind, head.version, &head.headers, &self.limits, leniency)?;
+        let keeps = match head.version {
+            Version::Http11 => !head.headers.close,
+            Version::Http10 => head.headers.keep_alive && !head.headers.close,
+        };
+        let keeps = keeps && !body.ends_by_close();
+        let keep_alive = if keeps { KeepAlive::Keep } else { KeepAlive::Close };
+        self.fields.clear();
+        self.fields.extend_from_slice(head.fields.as_bytes());
+        self.body.clear();
+        self.state = State::Body(body, StatusLine { status: head.status, keep_alive });
+        Ok(true)
+    }
+
+    fn read_body(&mut self) -> Result<Option<StatusLine>, ResponseError> {
+        let State::Body(body, line) = &mut self.state else { return Ok(None) };
+        let mut input = self.inbound.unread();
+        let before = input.len();
+        let is_complete = loop {
+            match body.decode(&mut input)? {
+                Chunk::Data(data) => self.body.extend_from_slice(data),
+                Chunk::Complete => break true,
+                Chunk::Partial if !self.is_closed => break false,
+                Chunk::Partial if body.ends_by_close() => break true,
+                Chunk::Partial => return Err(ResponseError::Incomplete),
+            }
+        };
+        let (consumed, line) = (before - input.len(), *line);
+        self.inbound.consume(consumed);
+        if !is_complete {
+            return Ok(None);
+        }
+        self.unanswered -= 1;
+        (self.interim, self.empty_lines) = (0, 0);
+        self.state = match line.keep_alive {
+            KeepAlive::Keep => State::Head,
+            KeepAlive::Close => State::Done,
+        };
+        Ok(Some(line))
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
-    use super::super::every_way;
+    use super::super::every_split;
     use super::*;
 
     const LIMITS: Limits = Limits { head_bytes_max: 128, body_bytes_max: 32 };
-    const ASK: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 
     /// What the server does after it has sent what there is.
     #[derive(Clone, Copy, Debug, PartialEq)]
@@ -214,57 +262,62 @@ mod tests {
     use After::{Closes, Waits};
 
     /// The answers, a few words each, and the refusal after them.
-    type Outcome = (String, Option<Refusal>);
+    type Outcome = (String, Option<ParseError>);
 
-    fn call(asked: usize) -> Call {
-        let mut call = Call::new(LIMITS);
-        (0..asked).for_each(|_| call.ask(ASK));
-        call
+    fn call(asked: usize) -> ClientConn {
+        let mut conn = ClientConn::new(LIMITS);
+        (0..asked).for_each(|_| conn.request(REQUEST));
+        conn
     }
 
-    fn hear(call: &mut Call, bytes: &[u8]) -> (Vec<String>, Option<Refusal>) {
-        call.receive(bytes);
-        hear_on(call)
+    fn hear(conn: &mut ClientConn, bytes: &[u8]) -> (Vec<String>, Option<ParseError>) {
+        conn.receive(bytes);
+        hear_on(conn)
     }
 
-    fn hear_on(call: &mut Call) -> (Vec<String>, Option<Refusal>) {
+    fn hear_on(conn: &mut ClientConn) -> (Vec<String>, Option<ParseError>) {
         let mut answers = Vec::new();
         loop {
-            match call.answer() {
+            match conn.response() {
                 Ok(None) => return (answers, None),
                 Err(refusal) => return (answers, Some(refusal)),
-                Ok(Some(Answer { status, body, then })) => {
-                    answers.push(format!("{status} {} {then:?}", body.escape_ascii()));
+                Ok(Some(ReceivedResponse { status, body, keep_alive, .. })) => {
+                    answers.push(format!("{status} {} {keep_alive:?}", body.escape_ascii()));
                 }
             }
         }
     }
 
     fn outcome(asked: usize, pieces: &[&[u8]], after: After) -> Outcome {
-        let mut call = call(asked);
+        let mut conn = call(asked);
         let (mut all, mut last) = (Vec::new(), None);
         for piece in pieces {
-            let (answers, refusal) = hear(&mut call, piece);
+            let (answers, refusal) = hear(&mut conn, piece);
             all.extend(answers);
             assert!(last.is_none() || refusal == last, "a refusal is final");
             last = refusal;
         }
         if after == Closes {
-            call.close();
-            let (answers, refusal) = hear_on(&mut call);
+            conn.close();
+            let (answers, refusal) = hear_on(&mut conn);
             all.extend(answers);
             assert!(last.is_none() || refusal == last, "a refusal is final");
             last = refusal;
         }
         if last.is_some() {
-            let behind = hear(&mut call, b"HTTP/1.1 200 OK\r\n\r\n");
+            let behind = hear(&mut conn, b"HTTP/1.1 200 OK\r\n\r\n");
             assert_eq!(behind, (Vec::new(), last), "a refusal is final");
         }
         (all.join(", "), last)
     }
 
-    fn assert_heard(asked: usize, input: &[u8], after: After, expected: (&str, Option<Refusal>)) {
-        for pieces in every_way(input) {
+    fn assert_heard(
+        asked: usize,
+        input: &[u8],
+        after: After,
+        expected: (&str, Option<ParseError>),
+    ) {
+        for pieces in every_split(input) {
             let (answers, refusal) = outcome(asked, &pieces, after);
             let case = format!("{} for {asked}, then {after:?}", input.escape_ascii());
             assert_eq!((&*answers, refusal), expected, "{case}");
@@ -355,11 +408,11 @@ mod tests {
 
     #[test]
     fn what_lies_is_refused_for_good() {
-        use Refusal::{
+        use ParseError::{
             BodyTooLarge, Chunk, Coding, Field, Framing, Length, StartLine, TrailersTooLarge,
             Unasked, Version,
         };
-        const CASES: &[(&[u8], Refusal)] = &[
+        const CASES: &[(&[u8], ParseError)] = &[
             // No answer at all.
             (b"\r\n\r\n", StartLine),
             (b"garbage\r\n\r\n", StartLine),
@@ -426,14 +479,14 @@ mod tests {
         ];
         for input in whole {
             for end in 0..input.len() {
-                assert_heard(1, &input[..end], Closes, ("", Some(Refusal::Short)));
+                assert_heard(1, &input[..end], Closes, ("", Some(ResponseError::Incomplete)));
             }
         }
         // Nobody is owed anything: a server may close then.
         for (asked, input, answers, refusal) in [
             (0, &b""[..], "", None),
             (1, b"HTTP/1.1 204 \r\n\r\n", "204  Keep", None),
-            (2, b"HTTP/1.1 204 \r\n\r\n", "204  Keep", Some(Refusal::Short)),
+            (2, b"HTTP/1.1 204 \r\n\r\n", "204  Keep", Some(ResponseError::Incomplete)),
             (2, b"HTTP/1.1 204 \r\nConnection: close\r\n\r\n", "204  Close", None),
         ] {
             assert_heard(asked, input, Closes, (answers, refusal));
@@ -449,15 +502,15 @@ mod tests {
         assert_heard(4, input, Closes, (all, None));
         assert_heard(5, input, Closes, (all, None));
         let but_one = "200 a Keep, 200 b Keep, 204  Keep";
-        assert_heard(3, input, Waits, (but_one, Some(Refusal::Unasked)));
+        assert_heard(3, input, Waits, (but_one, Some(ResponseError::Unexpected)));
     }
 
     #[test]
     fn an_answer_without_a_request_is_refused() {
         for input in [&b"H"[..], b"\r\n", b"\0", b"HTTP/1.1 408 Request Timeout\r\n\r\n"] {
-            assert_heard(0, input, Waits, ("", Some(Refusal::Unasked)));
+            assert_heard(0, input, Waits, ("", Some(ResponseError::Unexpected)));
             let behind = [b"HTTP/1.1 304 \r\nContent-Length: 1\r\n\r\n", input].concat();
-            assert_heard(1, &behind, Waits, ("304  Keep", Some(Refusal::Unasked)));
+            assert_heard(1, &behind, Waits, ("304  Keep", Some(ResponseError::Unexpected)));
         }
     }
 
@@ -469,7 +522,7 @@ mod tests {
             let input = [start, &filling, end].concat();
             let expected = match over {
                 0 => ("204  Keep", None),
-                _ => ("", Some(Refusal::HeadTooLarge)),
+                _ => ("", Some(ParseError::HeadTooLarge)),
             };
             assert_heard(1, input.as_bytes(), Waits, expected);
             // What stands behind the limit does not matter.
@@ -485,12 +538,12 @@ mod tests {
         let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
         let input = [&interim.repeat(8)[..], b"HTTP/1.1 204 \r\n\r\n"].concat().repeat(2);
         assert_heard(2, &input, Waits, ("204  Keep, 204  Keep", None));
-        assert_heard(1, &interim.repeat(9), Waits, ("", Some(Refusal::StartLine)));
+        assert_heard(1, &interim.repeat(9), Waits, ("", Some(ParseError::StartLine)));
     }
 
     #[test]
     fn an_answer_has_begun_with_its_first_byte() {
-        let mut call = call(2);
+        let mut conn = call(2);
         for (bytes, begun) in [
             (&b""[..], false),
             (b"H", true),
@@ -499,26 +552,26 @@ mod tests {
             (b"b", false),
             (b"HTTP/1.1 200 OK\r\n\r\n", true),
         ] {
-            hear(&mut call, bytes);
-            assert_eq!(call.has_begun(), begun, "{}", bytes.escape_ascii());
+            hear(&mut conn, bytes);
+            assert_eq!(conn.has_begun(), begun, "{}", bytes.escape_ascii());
         }
-        call.close();
-        assert_eq!(hear_on(&mut call), (vec!["200  Close".to_owned()], None));
-        assert!(!call.has_begun());
+        conn.close();
+        assert_eq!(hear_on(&mut conn), (vec!["200  Close".to_owned()], None));
+        assert!(!conn.has_begun());
     }
 
     #[test]
     fn requests_are_sent_in_whatever_portions_the_socket_takes() {
-        let mut call = Call::new(LIMITS);
-        assert_eq!(call.outgoing(), b"");
-        call.ask(b"GET /a");
-        call.sent(4);
-        call.ask(b"GET /b");
-        assert_eq!(call.outgoing(), b"/aGET /b");
-        call.sent(8);
-        assert_eq!(call.outgoing(), b"");
-        call.ask(b"GET /c");
-        assert_eq!(call.outgoing(), b"GET /c");
+        let mut conn = ClientConn::new(LIMITS);
+        assert_eq!(conn.outgoing(), b"");
+        conn.request(b"GET /a");
+        conn.sent(4);
+        conn.request(b"GET /b");
+        assert_eq!(conn.outgoing(), b"/aGET /b");
+        conn.sent(8);
+        assert_eq!(conn.outgoing(), b"");
+        conn.request(b"GET /c");
+        assert_eq!(conn.outgoing(), b"GET /c");
     }
 
     #[test]
@@ -537,10 +590,10 @@ mod tests {
         ];
         for (start, more) in endless {
             for piece_bytes in [1, 3, 64] {
-                let mut call = call(1000);
+                let mut conn = call(1000);
                 for piece in [start, &*more.repeat(1000)].concat().as_bytes().chunks(piece_bytes) {
-                    let (_, refusal) = hear(&mut call, piece);
-                    let (kept, body) = (call.inbound.len(), call.body.len());
+                    let (_, refusal) = hear(&mut conn, piece);
+                    let (kept, body) = (conn.inbound.len(), conn.body.len());
                     assert!(kept <= LIMITS.head_bytes_max + piece_bytes, "{kept} of {start}{more}");
                     assert!(body as u64 <= LIMITS.body_bytes_max, "{body} of {start}{more}");
                     if refusal.is_some() {

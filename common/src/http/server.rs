@@ -1,19 +1,22 @@
-//! The server's half of a connection without the connection: bytes in, requests out; responses
-//! in, bytes out. Requests may be taken ahead; their responses are given in the same order.
+//! The server half of an HTTP/1.1 connection, without the connection: bytes in, requests out;
+//! responses in, bytes out. Requests may be taken ahead (pipelining, RFC 9112 section 9.3.2);
+//! their responses are written in the same order.
 
-use super::body::{Body, Of, Piece};
-use super::head::{self, Outline, RequestHead};
-use super::{Date, Limits, Method, Refusal, Request, Response, Then, Version};
+use super::body::{Body, Chunk, Leniency, MessageKind};
+use super::buffer::{HeadLength, Inbound, Outbound};
+use super::grammar::{is_tchar, split_line, starts_with};
+use super::parse::{self, HeadOffsets, RequestHead};
+use super::{Date, KeepAlive, Limits, Method, ParseError, Request, Response, Status, Version};
 
-/// Empty lines before a request line that are forgiven (RFC 9112 section 2.2): some old clients
-/// send one after a body.
+/// Empty lines skipped before a request line (RFC 9112 section 2.2): some old clients send one
+/// after a body.
 const EMPTY_LINES_MAX: u8 = 4;
 
-/// What a buffer may keep beyond the bytes under way while its peer is waited for: room for one
-/// large read, held for each of a thousand slow clients, would be all the memory there is.
+/// Memory that a buffer may hold beyond its bytes while the peer is waited for. With room for one
+/// large read each, a thousand slow clients would fill a container.
 const SPARE_BYTES_MAX: usize = 256;
 
-/// What a conversation is waiting for from its peer.
+/// The part of a request that a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// The first byte of a request.
@@ -22,373 +25,402 @@ pub enum Stage {
     Head,
     /// The rest of a body.
     Body,
-    /// Nothing: no request will be taken any more.
-    Over,
+    /// Nothing: no more requests are taken.
+    Done,
 }
 
-/// One connection's requests and responses.
+/// The server half of one connection.
 #[derive(Debug)]
-pub struct Conversation {
+pub struct ServerConn {
     limits: Limits,
     state: State,
-    room: Room,
-    /// How much of the inbound bytes has been taken, how far the head after it was searched.
-    taken: usize,
-    searched: usize,
+    buffers: Option<Box<Buffers>>,
     empty_lines: u8,
-    /// How much of the outbound bytes has been sent.
-    sent: usize,
-    /// Requests that were taken and not answered yet.
+    /// Requests taken and not responded to.
     unanswered: usize,
-    owes_continue: bool,
-}
-
-/// The buffers of a conversation: only one that has bytes under way needs them. Behind one pointer,
-/// as they change hands with every request.
-#[derive(Debug, Default)]
-pub struct Room(Option<Box<Buffers>>);
-
-#[derive(Debug, Default)]
-struct Buffers {
-    inbound: Vec<u8>,
-    outbound: Vec<u8>,
-    /// The last head that was found good, and what it asked for. A client sends the same one again
-    /// and again, and what comes of a head depends on its bytes alone.
-    known: Vec<u8>,
-    front: Option<Front>,
-}
-
-impl Room {
-    /// Bytes of memory.
-    pub fn capacity(&self) -> usize {
-        let capacities =
-            |it: &Buffers| it.inbound.capacity() + it.outbound.capacity() + it.known.capacity();
-        self.0.as_deref().map_or(0, capacities)
-    }
-
-    fn inbound(&self) -> &[u8] {
-        self.0.as_deref().map_or(&[], |buffers| &buffers.inbound)
-    }
-
-    fn outbound(&self) -> &[u8] {
-        self.0.as_deref().map_or(&[], |buffers| &buffers.outbound)
-    }
-
-    fn buffers(&mut self) -> &mut Buffers {
-        self.0.get_or_insert_default()
-    }
-
-    /// The head that stands `at` there, if it is the one that is known.
-    fn recall(&self, at: usize) -> Option<Front> {
-        let buffers = self.0.as_deref()?;
-        let bytes = buffers.inbound.get(at..)?;
-        buffers.front.filter(|_| head::begins(bytes, &buffers.known))
-    }
-
-    fn learn(&mut self, at: usize, front: Front) {
-        let buffers = self.buffers();
-        let head = buffers.inbound.get(at..at + front.length).unwrap_or_default();
-        buffers.known.clear();
-        buffers.known.extend_from_slice(head);
-        buffers.front = Some(front);
-    }
-}
-
-impl Buffers {
-    fn trim(&mut self) {
-        for buffer in [&mut self.inbound, &mut self.outbound] {
-            if buffer.capacity() - buffer.len() > SPARE_BYTES_MAX {
-                buffer.shrink_to_fit();
-            }
-        }
-        // What another client said may be larger than all that is under way.
-        if self.known.capacity() > SPARE_BYTES_MAX {
-            (self.known, self.front) = (Vec::new(), None);
-        }
-    }
-}
-
-/// The head at the front of what was received.
-#[derive(Clone, Copy, Debug)]
-struct Front {
-    length: usize,
-    outline: Outline,
-    asked: Asked,
+    /// The client waits for `100 Continue`.
+    expects_continue: bool,
 }
 
 #[derive(Debug)]
 enum State {
     Head,
-    /// Behind a head, which is kept until its request is whole.
-    Body(Body, Front),
-    Refused(Refusal),
-    Over,
+    /// Behind a head, which stays in the buffer until its request is complete.
+    Body(Body, ParsedHead),
+    Failed(ParseError),
+    Done,
 }
 
-/// What must be known of a request when its answer is written.
+/// The buffers of a connection. Only a connection with bytes under way needs them, so that
+/// thousands of idle ones share a few. Boxed, because they change hands with every request.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    inbound: Inbound,
+    outbound: Outbound,
+    /// The bytes of the last head that was accepted, and their meaning. Clients send the same head
+    /// again and again. This saves a sixth of the time of a pipelined request.
+    cached_bytes: Vec<u8>,
+    cached_head: Option<ParsedHead>,
+}
+
+impl Buffers {
+    /// Bytes of memory.
+    pub fn capacity(&self) -> usize {
+        self.inbound.capacity() + self.outbound.capacity() + self.cached_bytes.capacity()
+    }
+
+    /// The parsed head at the front of the inbound bytes, if it is the cached one.
+    fn cached_head(&self) -> Option<ParsedHead> {
+        self.cached_head.filter(|_| starts_with(self.inbound.unread(), &self.cached_bytes))
+    }
+
+    fn cache_head(&mut self, head: ParsedHead) {
+        let bytes = self.inbound.unread().get(..head.length).unwrap_or_default();
+        self.cached_bytes.clear();
+        self.cached_bytes.extend_from_slice(bytes);
+        self.cached_head = Some(head);
+    }
+
+    fn shrink(&mut self) {
+        self.inbound.shrink(SPARE_BYTES_MAX);
+        self.outbound.shrink(SPARE_BYTES_MAX);
+        // Another client's head may be larger than all bytes under way.
+        if self.cached_bytes.capacity() > SPARE_BYTES_MAX {
+            (self.cached_bytes, self.cached_head) = (Vec::new(), None);
+        }
+    }
+}
+
+/// An accepted request head.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
-    head_only: bool,
+struct ParsedHead {
+    length: usize,
+    offsets: HeadOffsets,
+    context: ResponseContext,
+}
+
+/// The properties of a request that its response depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseContext {
+    is_head: bool,
     version: Version,
-    then: Then,
+    keep_alive: KeepAlive,
 }
 
-impl Asked {
-    fn by(head: &RequestHead<'_>) -> Asked {
+impl ResponseContext {
+    /// For a response without a request: to a parse error, or before closing.
+    pub const NO_REQUEST: ResponseContext =
+        ResponseContext { is_head: false, version: Version::Http11, keep_alive: KeepAlive::Close };
+
+    fn new(head: &RequestHead<'_>) -> ResponseContext {
         let keeps = match head.version {
-            Version::Http11 => !head.digest.close,
-            Version::Http10 => head.digest.keep_alive && !head.digest.close,
+            Version::Http11 => !head.headers.close,
+            Version::Http10 => head.headers.keep_alive && !head.headers.close,
         };
-        let then = if keeps { Then::Keep } else { Then::Close };
-        Asked { head_only: head.method == Method::Head, version: head.version, then }
+        let keep_alive = if keeps { KeepAlive::Keep } else { KeepAlive::Close };
+        ResponseContext { is_head: head.method == Method::Head, version: head.version, keep_alive }
     }
 
-    /// For an answer that no request asked for: to a refusal, or a greeting before closing.
-    pub const NOTHING: Asked =
-        Asked { head_only: false, version: Version::Http11, then: Then::Close };
-
-    /// The same, with the connection closed after the answer.
-    pub fn last(self) -> Asked {
-        Asked { then: Then::Close, ..self }
+    /// The context with the connection closed after the response.
+    pub fn closing(self) -> ResponseContext {
+        ResponseContext { keep_alive: KeepAlive::Close, ..self }
     }
 }
 
-impl Conversation {
-    /// A conversation that has just been opened.
-    pub fn new(limits: Limits) -> Conversation {
-        Conversation {
+/// Header fields that are the same in all responses.
+#[derive(Clone, Debug)]
+pub struct CommonFields {
+    /// `Date`.
+    pub date: Date,
+    /// More header lines, each ended by CRLF.
+    pub lines: String,
+    /// This host's name, for `X-Served-By`; `None` leaves the field out.
+    pub served_by: Option<String>,
+}
+
+impl ServerConn {
+    /// A connection that has just been opened.
+    pub fn new(limits: Limits) -> ServerConn {
+        ServerConn {
             limits,
             state: State::Head,
-            room: Room::default(),
-            taken: 0,
-            searched: 0,
+            buffers: None,
             empty_lines: 0,
-            sent: 0,
             unanswered: 0,
-            owes_continue: false,
+            expects_continue: false,
         }
     }
 
-    /// Takes in what the peer sent.
+    /// Appends bytes that the client sent.
     pub fn receive(&mut self, bytes: &[u8]) {
-        self.drop_taken();
-        self.room.buffers().inbound.extend_from_slice(bytes);
+        self.buffers().inbound.push(bytes);
     }
 
-    /// The next whole request and what its answer will need; `None` until more was received.
-    /// A refusal is final: the same comes again, and nothing more is taken.
-    pub fn request(&mut self) -> Result<Option<(Request<'_>, Asked)>, Refusal> {
-        match self.advance() {
+    /// The next complete request; `None` until more is received. An error is final: it is
+    /// returned again, and nothing more is parsed.
+    pub fn request(&mut self) -> Result<Option<(Request<'_>, ResponseContext)>, ParseError> {
+        match self.parse() {
             Ok(None) => Ok(None),
-            Ok(Some(front)) => Ok(self.take(front)),
-            Err(refusal) => {
-                self.state = State::Refused(refusal);
-                Err(refusal)
+            Ok(Some(head)) => Ok(self.take(head)),
+            Err(error) => {
+                self.state = State::Failed(error);
+                Err(error)
             }
         }
     }
 
-    /// Writes the answer to the earliest request that has none yet.
-    pub fn reply(&mut self, asked: Asked, response: &Response, then: Then, date: &Date) {
+    /// Writes the response to the earliest request that has none.
+    pub fn respond(
+        &mut self,
+        context: ResponseContext,
+        response: &Response,
+        keep_alive: KeepAlive,
+        common: &CommonFields,
+    ) {
         self.unanswered = self.unanswered.saturating_sub(1);
-        let connection = match (asked.then, then, asked.version) {
-            (Then::Keep, Then::Keep, Version::Http11) => None,
-            (Then::Keep, Then::Keep, Version::Http10) => Some(Then::Keep),
-            _ => Some(Then::Close),
+        let connection = match (context.keep_alive, keep_alive, context.version) {
+            (KeepAlive::Keep, KeepAlive::Keep, Version::Http11) => "",
+            (KeepAlive::Keep, KeepAlive::Keep, Version::Http10) => "Connection: keep-alive\r\n",
+            _ => {
+                self.state = State::Done;
+                "Connection: close\r\n"
+            }
         };
-        let outbound = &mut self.room.buffers().outbound;
-        head::write_response(response, date, connection, !asked.head_only, outbound);
-        if connection == Some(Then::Close) {
-            self.state = State::Over;
-        }
-        self.offer_to_continue();
+        let body = if context.is_head { b"" } else { &*response.body };
+        let outbound = self.buffers().outbound.writer();
+        write_head(response, common, connection, outbound);
+        outbound.extend_from_slice(body);
+        self.send_continue();
     }
 
-    /// Ends the taking of requests without a word; what has come of the next ones is dropped.
-    pub fn end(&mut self) {
-        self.state = State::Over;
-        (self.taken, self.searched) = (0, 0);
-        if let Some(buffers) = &mut self.room.0 {
+    /// Stops taking requests and drops the bytes received for the next ones.
+    pub fn close_read(&mut self) {
+        self.state = State::Done;
+        if let Some(buffers) = &mut self.buffers {
             buffers.inbound.clear();
         }
     }
 
-    /// What is to be sent.
+    /// The bytes to send.
     pub fn outgoing(&self) -> &[u8] {
-        self.room.outbound().get(self.sent..).unwrap_or_default()
+        self.buffers.as_ref().map_or(&[], |buffers| buffers.outbound.unsent())
     }
 
-    /// Notes that so many outgoing bytes were sent.
+    /// Records that so many outgoing bytes were sent.
     pub fn sent(&mut self, count: usize) {
-        let Some(Buffers { outbound, .. }) = self.room.0.as_deref_mut() else { return };
-        self.sent += count;
-        // Half of it at least: each byte is moved once on the average, and what was sent to a
-        // peer that always leaves a rest does not pile up.
-        if self.sent >= outbound.len() / 2 {
-            outbound.drain(..self.sent);
-            self.sent = 0;
+        if let Some(buffers) = &mut self.buffers {
+            buffers.outbound.advance(count);
         }
     }
 
-    /// What the peer is waited for.
+    /// The part of a request that is waited for.
     pub fn stage(&self) -> Stage {
         match self.state {
-            State::Head if self.is_caught_up() => Stage::Idle,
+            State::Head if self.is_input_consumed() => Stage::Idle,
             State::Head => Stage::Head,
             State::Body(..) => Stage::Body,
-            State::Refused(_) | State::Over => Stage::Over,
+            State::Failed(_) | State::Done => Stage::Done,
         }
     }
 
-    /// Whether all that was received has been taken.
-    pub fn is_caught_up(&self) -> bool {
-        self.taken == self.room.inbound().len()
+    /// Returns true if all received bytes have been parsed.
+    pub fn is_input_consumed(&self) -> bool {
+        self.buffers.as_ref().is_none_or(|buffers| buffers.inbound.is_consumed())
     }
 
-    /// Whether it has no buffers.
-    pub fn is_resting(&self) -> bool {
-        self.room.0.is_none()
+    /// Returns true if it has buffers.
+    pub fn has_buffers(&self) -> bool {
+        self.buffers.is_some()
     }
 
-    /// Bytes of memory that its buffers hold.
+    /// Bytes of memory in its buffers.
     pub fn capacity(&self) -> usize {
-        self.room.capacity()
+        self.buffers.as_ref().map_or(0, |buffers| buffers.capacity())
     }
 
-    /// Gives it buffers to use, in place of the empty ones of a conversation at rest.
-    pub fn lend(&mut self, room: Room) {
-        debug_assert!(self.room.inbound().is_empty() && self.room.outbound().is_empty());
-        self.room = room;
+    /// Attaches empty buffers.
+    pub fn attach(&mut self, buffers: Box<Buffers>) {
+        debug_assert!(self.buffers.is_none());
+        self.buffers = Some(buffers);
     }
 
-    /// Takes its buffers back if no bytes are under way; if some are, those keep little more than
-    /// their own room.
-    pub fn rest(&mut self) -> Option<Room> {
-        self.drop_taken();
-        let buffers = self.room.0.as_deref_mut()?;
-        if !buffers.inbound.is_empty() || !buffers.outbound.is_empty() {
-            buffers.trim();
-            return None;
+    /// Detaches the buffers if no bytes are in them; shrinks them to their bytes otherwise.
+    pub fn detach_or_shrink(&mut self) -> Option<Box<Buffers>> {
+        let buffers = self.buffers.as_mut()?;
+        if buffers.inbound.is_consumed() && buffers.outbound.unsent().is_empty() {
+            return self.detach();
         }
-        Some(std::mem::take(&mut self.room))
+        buffers.shrink();
+        None
     }
 
-    /// Takes its buffers back for good, whatever they hold.
-    pub fn leave(&mut self) -> Room {
-        self.end();
-        self.sent = 0;
-        if let Some(buffers) = &mut self.room.0 {
-            buffers.outbound.clear();
+    /// Detaches the buffers and drops the bytes in them.
+    pub fn detach(&mut self) -> Option<Box<Buffers>> {
+        let mut buffers = self.buffers.take()?;
+        buffers.inbound.clear();
+        buffers.outbound.clear();
+        Some(buffers)
+    }
+
+    fn buffers(&mut self) -> &mut Buffers {
+        self.buffers.get_or_insert_default()
+    }
+
+    /// Advances to the end of the next request; returns its head.
+    fn parse(&mut self) -> Result<Option<ParsedHead>, ParseError> {
+        match self.state {
+            State::Head => self.parse_head(),
+            State::Body(..) => self.skip_body(),
+            State::Failed(error) => Err(error),
+            State::Done => Ok(None),
         }
-        std::mem::take(&mut self.room)
     }
 
-    fn drop_taken(&mut self) {
-        if self.taken > 0 {
-            self.room.buffers().inbound.drain(..self.taken);
-            self.searched = self.searched.saturating_sub(self.taken);
-            self.taken = 0;
+    fn parse_head(&mut self) -> Result<Option<ParsedHead>, ParseError> {
+        let Some(buffers) = &mut self.buffers else { return Ok(None) };
+        let inbound = &mut buffers.inbound;
+        if inbound.is_consumed() {
+            return Ok(None);
         }
-    }
-
-    /// Moves on to the next whole request.
-    fn advance(&mut self) -> Result<Option<Front>, Refusal> {
-        if let State::Head = self.state {
-            if self.is_caught_up() {
+        if let Some(head) = buffers.cached_head() {
+            return Ok(Some(head));
+        }
+        let inbound = &mut buffers.inbound;
+        skip_empty_lines(inbound, &mut self.empty_lines)?;
+        // A client that speaks another protocol gets its error at the first byte.
+        if inbound.unread().first().is_some_and(|&byte| byte != b'\r' && !is_tchar(byte)) {
+            return Err(ParseError::StartLine);
+        }
+        let length = match inbound.head_length(self.limits.head_bytes_max)? {
+            HeadLength::Complete(length) => length,
+            HeadLength::Partial => {
+                // And at its first line: it may wait for an answer before it sends more.
+                if let Some((line, _)) = split_line(inbound.unread()) {
+                    parse::request_line(line)?;
+                }
                 return Ok(None);
             }
-            if let Some(front) = self.room.recall(self.taken) {
-                return Ok(Some(front));
-            }
-            self.skip_empty_lines()?;
-            let fresh = self.room.inbound().get(self.taken..).unwrap_or_default();
-            if fresh.first().is_some_and(|&byte| byte != b'\r' && !head::may_begin(byte)) {
-                return Err(Refusal::StartLine);
-            }
-            // What stands beyond a head's reach must not matter: it may have come along or not.
-            let reach = fresh.get(..self.limits.head_bytes_max).unwrap_or(fresh);
-            let mut searched = self.searched.saturating_sub(self.taken);
-            let end = head::end(reach, &mut searched)?;
-            self.searched = self.taken + searched;
-            let Some(length) = end else {
-                return match fresh.len() > reach.len() {
-                    true if reach.contains(&b'\n') => Err(Refusal::HeadTooLarge),
-                    true => Err(Refusal::TargetTooLong),
-                    false => Ok(None),
-                };
-            };
-            let head = head::request(fresh.get(..length).unwrap_or_default())?;
-            let body = Body::of(Of::Request, head.version, &head.digest, &self.limits)?;
-            let front = Front { length, outline: head.outline, asked: Asked::by(&head) };
-            if body.is_empty() {
-                self.room.learn(self.taken, front);
-                return Ok(Some(front));
-            }
-            self.owes_continue = head.digest.expects_continue && head.version == Version::Http11;
-            self.state = State::Body(body, front);
-        }
-        let State::Body(body, front) = &mut self.state else {
-            return match self.state {
-                State::Refused(refusal) => Err(refusal),
-                _ => Ok(None),
-            };
+            HeadLength::TooLong { in_first_line: true } => return Err(ParseError::TargetTooLong),
+            HeadLength::TooLong { in_first_line: false } => return Err(ParseError::HeadTooLarge),
         };
-        // The head stays where it is, and what follows it moves up as the body is dropped.
-        let start = self.taken + front.length;
-        let mut input = self.room.inbound().get(start..).unwrap_or_default();
+        let head = parse::request(inbound.unread().get(..length).unwrap_or_default())?;
+        let body = Body::new(
+            MessageKind::Request,
+            head.version,
+            &head.headers,
+            &self.limits,
+            Leniency::Strict,
+        )?;
+        let context = ResponseContext::new(&head);
+        let parsed = ParsedHead { length, offsets: head.offsets, context };
+        if body.is_empty() {
+            buffers.cache_head(parsed);
+            return Ok(Some(parsed));
+        }
+        self.expects_continue = head.headers.expects_continue && head.version == Version::Http11;
+        self.state = State::Body(body, parsed);
+        self.skip_body()
+    }
+
+    /// Drops the body behind a head that stays where it is.
+    fn skip_body(&mut self) -> Result<Option<ParsedHead>, ParseError> {
+        let State::Body(body, head) = &mut self.state else { return Ok(None) };
+        let Some(Buffers { inbound, .. }) = self.buffers.as_deref_mut() else { return Ok(None) };
+        let mut input = inbound.unread().get(head.length..).unwrap_or_default();
         let before = input.len();
-        let end = loop {
-            match body.piece(&mut input)? {
-                Piece::Data(_) => {}
-                Piece::More => break None,
-                Piece::End => break Some(*front),
+        let complete = loop {
+            match body.decode(&mut input)? {
+                Chunk::Data(_) => {}
+                Chunk::Partial => break None,
+                Chunk::Complete => break Some(*head),
             }
         };
         let dropped = before - input.len();
-        self.room.buffers().inbound.drain(start..start + dropped);
-        self.owes_continue &= dropped == 0 && end.is_none();
-        self.offer_to_continue();
-        Ok(end)
+        inbound.remove_behind(head.length, dropped);
+        self.expects_continue &= dropped == 0 && complete.is_none();
+        self.send_continue();
+        Ok(complete)
     }
 
-    /// Takes the request whose head is at the front.
-    fn take(&mut self, front: Front) -> Option<(Request<'_>, Asked)> {
-        let start = self.taken;
-        self.taken += front.length;
-        self.searched = self.taken;
+    /// Consumes the request whose head is at the front.
+    fn take(&mut self, head: ParsedHead) -> Option<(Request<'_>, ResponseContext)> {
         self.empty_lines = 0;
         self.unanswered += 1;
-        self.state = match front.asked.then {
-            Then::Keep => State::Head,
-            Then::Close => State::Over,
+        self.state = match head.context.keep_alive {
+            KeepAlive::Keep => State::Head,
+            KeepAlive::Close => State::Done,
         };
-        let head = self.room.inbound().get(start..self.taken)?;
-        let request = head::reread(head, front.outline, front.asked.version)?;
-        Some((request, front.asked))
+        let bytes = self.buffers.as_mut()?.inbound.take_head(head.length);
+        let request = parse::rebuild(bytes, head.offsets, head.context.version)?;
+        Some((request, head.context))
     }
 
-    fn skip_empty_lines(&mut self) -> Result<(), Refusal> {
-        while let Some([b'\r', b'\n', ..]) = self.room.inbound().get(self.taken..) {
-            self.empty_lines += 1;
-            if self.empty_lines > EMPTY_LINES_MAX {
-                return Err(Refusal::StartLine);
-            }
-            self.taken += 2;
-        }
-        match self.room.inbound().get(self.taken..) {
-            Some([b'\r', other, ..]) if *other != b'\n' => Err(Refusal::StartLine),
-            _ => Ok(()),
-        }
-    }
-
-    /// Sends `100 Continue` once no earlier answer is due before it (RFC 9110 section 10.1.1).
-    fn offer_to_continue(&mut self) {
-        let waits = self.owes_continue && matches!(self.state, State::Body(..));
+    /// Sends `100 Continue` once no earlier response is due before it (RFC 9110 section 10.1.1).
+    fn send_continue(&mut self) {
+        let waits = self.expects_continue && matches!(self.state, State::Body(..));
         if waits && self.unanswered == 0 {
-            self.owes_continue = false;
-            self.room.buffers().outbound.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.expects_continue = false;
+            let outbound = self.buffers().outbound.writer();
+            outbound.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
     }
+}
+
+fn skip_empty_lines(inbound: &mut Inbound, skipped: &mut u8) -> Result<(), ParseError> {
+    while let [b'\r', b'\n', ..] = inbound.unread() {
+        *skipped += 1;
+        if *skipped > EMPTY_LINES_MAX {
+            return Err(ParseError::StartLine);
+        }
+        inbound.consume(2);
+    }
+    match inbound.unread() {
+        [b'\r', other, ..] if *other != b'\n' => Err(ParseError::StartLine),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a response head. `connection` is the `Connection` line or empty.
+fn write_head(response: &Response, common: &CommonFields, connection: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(response.status.status_line());
+    out.extend_from_slice(b"Date: ");
+    out.extend_from_slice(&common.date);
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(common.lines.as_bytes());
+    if let Some(host) = &common.served_by {
+        out.extend_from_slice(b"X-Served-By: ");
+        if let Some(upstream) = &response.served_by {
+            out.extend_from_slice(upstream.as_bytes());
+            out.extend_from_slice(b", ");
+        }
+        out.extend_from_slice(host.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(connection.as_bytes());
+    out.extend_from_slice(response.fields.as_bytes());
+    // RFC 9110 8.6: no Content-Length in a 204. A 304 may leave it out.
+    if !matches!(response.status, Status::NoContent | Status::NotModified) {
+        out.extend_from_slice(b"Content-Type: ");
+        out.extend_from_slice(response.content_type.as_bytes());
+        out.extend_from_slice(b"\r\nContent-Length: ");
+        write_decimal(response.body.len(), out);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_decimal(mut number: usize, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut length = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+        length += 1;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(20 - length..).unwrap_or_default());
 }
 
 #[cfg(test)]

@@ -1,0 +1,402 @@
+//! Futures, time and readiness on one thread.
+//!
+//! A worker is a thread with its own epoll (`reactor`) and its own tasks and deadlines
+//! (`executor`). Each turn of its loop polls the tasks that were woken, sleeps in the kernel until
+//! a descriptor is ready or a deadline has come, and wakes the tasks that wait for these.
+
+mod executor;
+mod reactor;
+
+use std::fs::File;
+use std::future::{Future, poll_fn};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Instant;
+
+pub(crate) use executor::lock;
+pub use executor::{Shutdown, Worker, now, poll_deadline, spawn, wake_next_turn};
+pub use reactor::{AsyncFd, Direction};
+
+/// Makes this thread a worker and drives `main` to its end.
+pub fn run<T>(shutdown: &Shutdown, main: impl Future<Output = T>) -> io::Result<T> {
+    Worker::new(shutdown)?.run(main)
+}
+
+/// The future's output, or `None` if it is not ready at that time.
+pub async fn timeout_at<F: Future>(at: Instant, future: F) -> Option<F::Output> {
+    match select(future, sleep_until(at)).await {
+        Either::First(output) => Some(output),
+        Either::Second(()) => None,
+    }
+}
+
+/// Waits until it is `at`.
+pub async fn sleep_until(at: Instant) {
+    poll_fn(|_| poll_deadline(at)).await;
+}
+
+/// Lets all ready tasks be polled, and the kernel be asked for events, before it returns.
+pub async fn yield_now() {
+    let mut has_yielded = false;
+    poll_fn(|_| {
+        if std::mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        wake_next_turn();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// The output of the future that was ready first; the other was dropped.
+#[derive(Debug)]
+pub enum Either<A, B> {
+    /// The first future's output.
+    First(A),
+    /// The second future's output.
+    Second(B),
+}
+
+/// Waits for the first of two futures. If both are ready, `a` is.
+pub async fn select<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Output> {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = a.as_mut().poll(cx) {
+            return Poll::Ready(Either::First(output));
+        }
+        b.as_mut().poll(cx).map(Either::Second)
+    })
+    .await
+}
+
+/// Signals that are read from a descriptor instead of interrupting.
+#[derive(Debug)]
+pub struct Signals(AsyncFd<File>);
+
+impl Signals {
+    /// Reads the signals of a signalfd (see `sys::signals`).
+    pub fn new(signalfd: OwnedFd) -> Signals {
+        Signals(AsyncFd::new(File::from(signalfd)))
+    }
+
+    /// The number of the next signal.
+    pub async fn next(&self) -> io::Result<i32> {
+        // `struct signalfd_siginfo`: 128 bytes, `ssi_signo` first.
+        let mut info = [0; 128];
+        self.0.io(Direction::In, |mut file| file.read(&mut info)).await?;
+        Ok(i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    /// Runs on a thread of its own, as each thread is one worker.
+    fn on_a_worker<T: Send + 'static>(test: impl AsyncFnOnce(Shutdown) -> T + Send + 'static) -> T {
+        let shutdown = Shutdown::default();
+        std::thread::spawn(move || run(&shutdown.clone(), test(shutdown)).expect("a worker"))
+            .join()
+            .expect("the test's thread")
+    }
+
+    fn pair() -> (AsyncFd<UnixStream>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        ours.set_nonblocking(true).expect("a socket that can");
+        (AsyncFd::new(ours), theirs)
+    }
+
+    async fn read(from: &AsyncFd<UnixStream>) -> Vec<u8> {
+        let mut bytes = [0; 64];
+        let count = poll_fn(|_| from.poll_read(&mut bytes)).await.expect("a read");
+        bytes[..count].to_vec()
+    }
+
+    #[test]
+    fn what_comes_is_read_in_order_and_then_the_end() {
+        on_a_worker(async |_| {
+            let (ours, mut theirs) = pair();
+            let thread = std::thread::spawn(move || {
+                for word in [&b"first"[..], b"second"] {
+                    theirs.write_all(word).expect("a write");
+                    theirs.read_exact(&mut [0]).expect("an acknowledgement");
+                }
+            });
+            for word in [&b"first"[..], b"second"] {
+                assert_eq!(read(&ours).await, word);
+                ours.io(Direction::Out, |mut io| io.write(b"!")).await.expect("a write");
+            }
+            assert_eq!(read(&ours).await, b"");
+            assert_eq!(read(&ours).await, b"", "the end stays the end");
+            thread.join().expect("the other side");
+        });
+    }
+
+    #[test]
+    fn an_end_that_comes_with_the_last_bytes_is_seen_after_a_short_read() {
+        on_a_worker(async |_| {
+            let (ours, mut theirs) = pair();
+            // AsyncFd already, so that bytes and end come in one event.
+            assert!(timeout_at(now(), read(&ours)).await.is_none());
+            theirs.write_all(b"last").expect("a write");
+            drop(theirs);
+            assert_eq!(read(&ours).await, b"last");
+            assert_eq!(read(&ours).await, b"");
+        });
+    }
+
+    #[test]
+    fn a_full_socket_is_written_on_when_there_is_room() {
+        on_a_worker(async |_| {
+            let (ours, mut theirs) = pair();
+            let mut sent = 0;
+            let block = vec![7; 64 << 10];
+            let write = |mut io: &UnixStream| io.write(&block);
+            while let Some(count) = timeout_at(now(), ours.io(Direction::Out, write)).await {
+                sent += count.expect("a write");
+            }
+            let thread = std::thread::spawn(move || {
+                let mut taken = 0;
+                let mut bytes = [0; 4096];
+                while let Ok(count @ 1..) = theirs.read(&mut bytes) {
+                    taken += count;
+                }
+                taken
+            });
+            sent += ours.io(Direction::Out, write).await.expect("room again");
+            drop(ours);
+            assert_eq!(thread.join().expect("the other side"), sent);
+        });
+    }
+
+    #[test]
+    fn a_deadline_ends_a_wait_and_never_too_early() {
+        on_a_worker(async |_| {
+            let (ours, _theirs) = pair();
+            let at = now() + Duration::from_millis(3);
+            assert!(timeout_at(at, read(&ours)).await.is_none());
+            assert!(Instant::now() >= at);
+            let at = now() + Duration::from_millis(1);
+            sleep_until(at).await;
+            assert!(now() >= at);
+        });
+    }
+
+    #[test]
+    fn an_alarm_comes_in_time_and_gives_way_even_if_that_is_over() {
+        on_a_worker(async |_| {
+            let alarm = Alarm::new().expect("a timer");
+            let at = Instant::now() + Duration::from_micros(300);
+            alarm.at(at).await.expect("an alarm");
+            assert!(Instant::now() >= at);
+            // Left before it rang: the next one is none the wiser.
+            assert!(timeout_at(now(), alarm.at(at + Duration::from_secs(3600))).await.is_none());
+            for _ in 0..3 {
+                let seen = Rc::new(Cell::new(false));
+                let other = Rc::clone(&seen);
+                spawn(async move { other.set(true) });
+                alarm.at(at).await.expect("an alarm");
+                assert!(seen.get());
+            }
+        });
+    }
+
+    #[test]
+    fn whoever_waited_last_for_a_source_is_woken_for_each_direction() {
+        on_a_worker(async |_| {
+            let (ours, mut theirs) = pair();
+            // Waited for here, and from then on by two tasks, the first of which hands it on.
+            assert!(timeout_at(now(), read(&ours)).await.is_none());
+            let block = vec![7; 64 << 10];
+            let write = move |mut io: &UnixStream| io.write(&block);
+            let ours = Rc::new(ours);
+            let mut sent = 0;
+            while let Some(count) = timeout_at(now(), ours.io(Direction::Out, &write)).await {
+                sent += count.expect("a write");
+            }
+            let (heard, went_out) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
+            let (reader, noted) = (Rc::clone(&ours), Rc::clone(&heard));
+            spawn(async move {
+                assert!(timeout_at(now(), read(&reader)).await.is_none());
+                spawn(async move {
+                    assert_eq!(read(&reader).await, b"x");
+                    noted.set(true);
+                });
+            });
+            let (writer, noted) = (Rc::clone(&ours), Rc::clone(&went_out));
+            spawn(async move {
+                writer.io(Direction::Out, &write).await.expect("room again");
+                noted.set(true);
+            });
+            for _ in 0..3 {
+                yield_now().await;
+            }
+            assert!(!heard.get() && !went_out.get());
+            theirs.write_all(b"x").expect("a write");
+            while !heard.get() {
+                yield_now().await;
+            }
+            assert!(!went_out.get());
+            theirs.read_exact(&mut vec![0; sent]).expect("what was sent");
+            while !went_out.get() {
+                yield_now().await;
+            }
+        });
+    }
+
+    #[test]
+    fn of_many_deadlines_each_comes_and_none_too_early() {
+        on_a_worker(async |_| {
+            let left = Rc::new(Cell::new(4));
+            for wait in [7, 1, 5, 3].map(Duration::from_millis) {
+                let left = Rc::clone(&left);
+                spawn(async move {
+                    let at = now() + wait;
+                    sleep_until(at).await;
+                    assert!(Instant::now() >= at);
+                    left.set(left.get() - 1);
+                });
+            }
+            while left.get() > 0 {
+                sleep_until(now() + Duration::from_millis(1)).await;
+            }
+        });
+    }
+
+    #[test]
+    fn a_dropped_wait_leaves_no_deadline_behind() {
+        on_a_worker(async |_| {
+            for _ in 0..1000 {
+                let at = now() + Duration::from_secs(3600);
+                assert!(matches!(select(async {}, sleep_until(at)).await, Either::First(())));
+            }
+            yield_now().await;
+            worker(|worker| {
+                assert_eq!(worker.next_due.get(), None);
+                assert!(worker.slots.borrow().is_empty());
+            });
+        });
+    }
+
+    #[test]
+    fn whoever_gives_way_lets_the_others_go_first() {
+        let order = on_a_worker(async |_| {
+            let order = Rc::new(RefCell::new(Vec::new()));
+            for name in ["a", "b"] {
+                let order = Rc::clone(&order);
+                spawn(async move {
+                    for _ in 0..2 {
+                        order.borrow_mut().push(name);
+                        yield_now().await;
+                    }
+                });
+            }
+            for _ in 0..4 {
+                yield_now().await;
+            }
+            order.take()
+        });
+        assert_eq!(order, ["a", "b", "a", "b"]);
+    }
+
+    #[test]
+    fn a_panic_ends_its_own_task_alone() {
+        on_a_worker(async |_| {
+            let done = Rc::new(Cell::new(false));
+            spawn(async { panic!("as this test wants it") });
+            let ours = Rc::clone(&done);
+            spawn(async move { ours.set(true) });
+            yield_now().await;
+            assert!(done.get());
+        });
+    }
+
+    #[test]
+    fn another_thread_wakes_a_task() {
+        on_a_worker(async |_| {
+            let shared = Arc::new(Mutex::new((false, None::<Waker>)));
+            let theirs = Arc::clone(&shared);
+            let (told, tell) = std::sync::mpsc::channel();
+            let thread = std::thread::spawn(move || {
+                tell.recv().expect("the worker waits");
+                let mut state = lock(&theirs);
+                state.0 = true;
+                state.1.take().expect("somebody waits").wake();
+            });
+            poll_fn(|cx| {
+                let mut state = lock(&shared);
+                if state.0 {
+                    return Poll::Ready(());
+                }
+                state.1 = Some(cx.waker().clone());
+                let _ = told.send(());
+                Poll::Pending
+            })
+            .await;
+            thread.join().expect("the other thread");
+        });
+    }
+
+    #[test]
+    fn the_ending_wakes_every_task_of_every_worker() {
+        let shutdown = Shutdown::default();
+        let (waiting, all_wait) = std::sync::mpsc::channel();
+        let workers: Vec<_> = (0..2)
+            .map(|_| {
+                let (shutdown, waiting) = (shutdown.clone(), waiting.clone());
+                std::thread::spawn(move || {
+                    run(&shutdown.clone(), async {
+                        let seen = Rc::new(Cell::new(0));
+                        for _ in 0..3 {
+                            let (shutdown, seen) = (shutdown.clone(), Rc::clone(&seen));
+                            spawn(async move {
+                                shutdown.begun().await;
+                                seen.set(seen.get() + 1);
+                            });
+                        }
+                        yield_now().await;
+                        waiting.send(()).expect("the test waits");
+                        shutdown.begun().await;
+                        while seen.get() < 3 {
+                            yield_now().await;
+                        }
+                    })
+                })
+            })
+            .collect();
+        for _ in &workers {
+            all_wait.recv().expect("a worker that waits");
+        }
+        shutdown.begin();
+        for worker in workers {
+            worker.join().expect("a worker").expect("its end");
+        }
+    }
+
+    #[test]
+    fn a_place_is_used_again_and_a_late_wake_harms_nobody() {
+        on_a_worker(async |_| {
+            for round in 0..100 {
+                let (ours, mut theirs) = pair();
+                let done = Rc::new(Cell::new(false));
+                let noted = Rc::clone(&done);
+                spawn(async move {
+                    assert_eq!(read(&ours).await, b"x");
+                    noted.set(true);
+                });
+                yield_now().await;
+                theirs.write_all(b"x").expect("a write");
+                while !done.get() {
+                    yield_now().await;
+                }
+                worker(|worker| {
+                    assert_eq!(executor::tasks_len(), 1, "round {round}");
+                    assert_eq!(executor::sources_len(), 1, "round {round}");
+                });
+            }
+        });
+    }
+}
