@@ -1,5 +1,5 @@
 //! The calls that std does not offer, declared by hand against the libc that std links anyway.
-//! The only unsafe code of the workspace: one call a function, its result checked at once and
+//! The only unsafe code of the services: one call a function, its result checked at once and
 //! what it gave owned at once. Linux on `x86_64` and `aarch64`, glibc and musl.
 #![allow(unsafe_code)]
 
@@ -7,8 +7,6 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::time::Duration;
 
 // linux/eventpoll.h
@@ -52,12 +50,10 @@ pub const SIGTERM: i32 = 15;
 /// A child process has ended.
 pub const SIGCHLD: i32 = 17;
 const SIG_BLOCK: c_int = 0;
-const SIG_SETMASK: c_int = 2;
 const SFD_CLOEXEC: c_int = O_CLOEXEC;
 const SFD_NONBLOCK: c_int = O_NONBLOCK;
 
-// linux/prctl.h, asm-generic/resource.h, linux/time.h, linux/timerfd.h
-const PR_SET_PDEATHSIG: c_int = 1;
+// asm-generic/resource.h, linux/time.h, linux/timerfd.h
 const RLIMIT_NOFILE: c_int = 7;
 const CLOCK_MONOTONIC: c_int = 1;
 const TFD_CLOEXEC: c_int = O_CLOEXEC;
@@ -120,11 +116,8 @@ unsafe extern "C" {
     fn connect(fd: c_int, address: *const Address, length: c_uint) -> c_int;
     fn pthread_sigmask(how: c_int, set: *const SignalSet, old: *mut SignalSet) -> c_int;
     fn signalfd(fd: c_int, set: *const SignalSet, flags: c_int) -> c_int;
-    fn kill(pid: c_int, signal: c_int) -> c_int;
-    fn prctl(option: c_int, ...) -> c_int;
     fn getrlimit(resource: c_int, limit: *mut Limit) -> c_int;
     fn setrlimit(resource: c_int, limit: *const Limit) -> c_int;
-    fn sched_setaffinity(pid: c_int, size: usize, cores: *const CoreSet) -> c_int;
     fn timerfd_create(clock: c_int, flags: c_int) -> c_int;
     fn timerfd_settime(fd: c_int, flags: c_int, new: *const Timer, old: *mut Timer) -> c_int;
 }
@@ -278,59 +271,6 @@ impl SignalSet {
         words[0] = signals.iter().fold(0, |set, signal| set | 1 << (signal - 1));
         SignalSet(words)
     }
-}
-
-/// Sends a signal to a process that the caller started and has not yet waited for.
-pub fn send_signal(pid: u32, signal: i32) -> io::Result<()> {
-    let pid = c_int::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: no pointer is passed.
-    checked(unsafe { kill(pid, signal) }).map(drop)
-}
-
-/// Ends a whole process group with SIGKILL: that of a leader that the caller started and has not
-/// yet waited for.
-pub fn kill_group(leader: u32) -> io::Result<()> {
-    let leader = c_int::try_from(leader).ok().filter(|pid| *pid > 1);
-    let group = -leader.ok_or(io::ErrorKind::InvalidInput)?;
-    // SAFETY: no pointer is passed.
-    checked(unsafe { kill(group, SIGKILL) }).map(drop)
-}
-
-/// Makes the kernel end the command's process with SIGKILL once the thread that starts it has
-/// ended, however that came; and gives the process an unblocked set of signals.
-pub fn die_with_parent(command: &mut Command) -> &mut Command {
-    let parent = std::process::id();
-    let prepare = move || {
-        let none = SignalSet::of(&[]);
-        // SAFETY: the set lives through the call; a null old set is not written.
-        unsafe { pthread_sigmask(SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
-        // SAFETY: this option takes one number.
-        checked(unsafe { prctl(PR_SET_PDEATHSIG, SIGKILL) })?;
-        // A parent that ended before the line above sends no signal any more.
-        if std::os::unix::process::parent_id() == parent {
-            return Ok(());
-        }
-        Err(io::ErrorKind::BrokenPipe.into())
-    };
-    // SAFETY: between fork and exec it makes three system calls and allocates nothing.
-    unsafe { command.pre_exec(prepare) }
-}
-
-/// `cpu_set_t`: 1,024 bits in both C libraries, the first core the lowest.
-#[repr(C)]
-struct CoreSet([u64; 16]);
-
-/// Has the command's process, and all that it starts, run on this core alone.
-pub fn pin(command: &mut Command, core: usize) -> &mut Command {
-    let mut words = [0; 16];
-    words[core / 64 % 16] = 1 << (core % 64);
-    let cores = CoreSet(words);
-    let prepare = move || {
-        // SAFETY: the set lives through the call, and its size is the one that is passed.
-        checked(unsafe { sched_setaffinity(0, size_of::<CoreSet>(), &raw const cores) }).map(drop)
-    };
-    // SAFETY: between fork and exec it makes one system call and allocates nothing.
-    unsafe { command.pre_exec(prepare) }
 }
 
 /// Raises the soft limit of open descriptors to the hard one, if it may; the limit in force.

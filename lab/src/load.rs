@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use common::runtime::{self, Ending, Signals};
 use common::sys::{self, SIGINT, SIGTERM};
+use tools::arguments::Arguments;
+use tools::verb::Failure;
 
-use crate::Failure;
-use crate::arguments::Arguments;
 use drive::{Keeping, Plan};
 use report::Report;
 use tally::Tally;
@@ -103,7 +103,7 @@ impl Order {
         };
         let mut form = Form::Text;
         let mut arguments = Arguments::new(words);
-        while let Some(word) = arguments.next()? {
+        while let Some(word) = arguments.next_word()? {
             match word {
                 "--connections" => order.connections = arguments.number(1, CONNECTIONS_MAX)?,
                 "--seconds" => order.seconds = arguments.number(1, SECONDS_MAX)?,
@@ -326,8 +326,8 @@ mod tests {
     fn mistakes_are_told() {
         for (words, line) in [
             (&[][..], "the URL is missing; see lab load --help"),
-            (&["http://a", "http://b"], "\"http://b\" is not known here; see lab load --help"),
-            (&["http://a", "--fast"], "\"--fast\" is not known here; see lab load --help"),
+            (&["http://a", "http://b"], "unknown argument \"http://b\"; see lab load --help"),
+            (&["http://a", "--fast"], "unknown argument \"--fast\"; see lab load --help"),
             (
                 &["http://a", "--close", "--pipeline", "2"],
                 "--close and --pipeline exclude each other",

@@ -6,8 +6,8 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::fs::File;
-use std::future::{Future, pending, poll_fn};
-use std::io::{self, IsTerminal, Read, Write};
+use std::future::{pending, poll_fn};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -22,13 +22,15 @@ use common::cli::Kind;
 use common::client;
 use common::http::Limits;
 use common::http::call::Call;
-use common::json::Value;
 use common::runtime::{self, Direction, Either, Ending, Signals, Watched};
 use common::sys::{self, SIGCHLD, SIGINT, SIGKILL, SIGTERM};
 use common::telemetry::Log;
-
-use crate::Failure;
-use crate::arguments::Arguments;
+use tools::arguments::Arguments;
+use tools::colour::{CYAN, Colours, GREEN, YELLOW};
+use tools::json::Value;
+use tools::lines::Lines;
+use tools::signals::both;
+use tools::verb::Failure;
 
 pub(crate) const USAGE: &str = "\
 usage: lab up [--frontend-port N] [--backend-port N]
@@ -61,11 +63,6 @@ const LIMITS: Limits = Limits { head_bytes_max: 4 << 10, body_bytes_max: 4 << 10
 /// The profile in which cargo built this program, and builds the services beside it.
 const PROFILE: &str = if cfg!(debug_assertions) { "dev" } else { "release" };
 
-/// Colours of the three voices, as ANSI terminals number them.
-const GREEN: u8 = 32;
-const YELLOW: u8 = 33;
-const CYAN: u8 = 36;
-
 /// The verb.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Failure> {
     let ports = Ports::read(arguments)?;
@@ -82,7 +79,7 @@ impl Ports {
     fn read(arguments: &[String]) -> Result<Ports, String> {
         let mut ports = Ports { frontend: 8000, backend: 8001 };
         let mut arguments = Arguments::new(arguments);
-        while let Some(word) = arguments.next()? {
+        while let Some(word) = arguments.next_word()? {
             let port = match word {
                 "--frontend-port" => &mut ports.frontend,
                 "--backend-port" => &mut ports.backend,
@@ -104,11 +101,10 @@ fn up(ports: &Ports) -> io::Result<u8> {
     // Before the log starts its thread: threads inherit what is blocked.
     let signals = sys::signals(&[SIGTERM, SIGINT, SIGCHLD])?;
     let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let lab = Lab {
         backend,
         frontend,
-        paint: if stdout.is_terminal() && !plain { Paint::Colours } else { Paint::Nothing },
+        colours: Colours::of(&stdout),
         log: Log::start(stdout)?,
         ending: Ending::default(),
         kill_at: Cell::new(None),
@@ -129,7 +125,7 @@ pub(crate) fn build() -> io::Result<()> {
     let mut command = Command::new(cargo);
     command.args(["build", "--locked", "--profile", PROFILE]);
     command.args(["--package", "api-backend", "--package", "api-frontend"]);
-    match sys::die_with_parent(&mut command).status()? {
+    match tools::sys::die_with_parent(&mut command).status()? {
         status if status.success() => Ok(()),
         status => Err(io::Error::other(format!("cargo build {}", outcome(&Ok(status))))),
     }
@@ -139,7 +135,7 @@ pub(crate) fn build() -> io::Result<()> {
 struct Lab {
     backend: Service,
     frontend: Service,
-    paint: Paint,
+    colours: Colours,
     log: Log,
     /// Raised once both shall end; who is there still at this time then is killed.
     ending: Ending,
@@ -220,7 +216,7 @@ impl Lab {
     /// Runs a service once, and passes on what it writes.
     async fn run(&self, service: &Service) -> io::Result<ExitStatus> {
         let (mut child, socket) = service.start()?;
-        let voice = Voice::new(service.name, service.colour, self.paint);
+        let voice = Voice::new(service.name, service.colour, self.colours);
         let mut output = Output { log: &self.log, socket, voice, bytes: vec![0; READ_BYTES_MAX] };
         let ended = poll_fn(|_| child.try_wait().transpose().map_or(Poll::Pending, Poll::Ready));
         let end = match runtime::either(ended, output.follow()).await {
@@ -255,7 +251,7 @@ impl Lab {
         self.kill_at.set(Some(runtime::now() + DRAIN));
         if let Some(pid) = service.pid.get() {
             // It may have ended just now; then it only waits to be waited for.
-            let _ = sys::send_signal(pid, SIGTERM);
+            let _ = tools::sys::send_signal(pid, SIGTERM);
         }
     }
 
@@ -263,7 +259,7 @@ impl Lab {
         self.kill_at.set(None);
         for (name, pid) in self.running() {
             self.say(&format!("{name} is killed: {reason}"));
-            let _ = sys::send_signal(pid, SIGKILL);
+            let _ = tools::sys::send_signal(pid, SIGKILL);
         }
     }
 
@@ -280,7 +276,7 @@ impl Lab {
 
     /// Our own voice: one line.
     fn say(&self, line: &str) {
-        let Voice { prefix, .. } = Voice::new("lab", GREEN, self.paint);
+        let Voice { prefix, .. } = Voice::new("lab", GREEN, self.colours);
         self.log.hand_over(&mut format!("{prefix}{line}\n").into_bytes());
     }
 }
@@ -327,7 +323,7 @@ impl Service {
         command.stdin(Stdio::null());
         command.stdout(OwnedFd::from(theirs.try_clone()?)).stderr(OwnedFd::from(theirs));
         // A group of its own: the terminal's Ctrl-C is for us to pass on.
-        let child = sys::die_with_parent(command.process_group(0)).spawn()?;
+        let child = tools::sys::die_with_parent(command.process_group(0)).spawn()?;
         self.pid.set(Some(child.id()));
         Ok((child, Watched::new(ours)))
     }
@@ -395,15 +391,6 @@ fn exit_code(end: &io::Result<ExitStatus>) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).filter(|code| *code > 0).unwrap_or(1)
 }
 
-/// Waits for both.
-pub(crate) async fn both(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
-    let (mut a, mut b) = (pin!(a), pin!(b));
-    match runtime::either(a.as_mut(), b.as_mut()).await {
-        Either::First(()) => b.await,
-        Either::Second(()) => a.await,
-    }
-}
-
 /// What one process writes, on its way to the log.
 struct Output<'a> {
     log: &'a Log,
@@ -438,55 +425,36 @@ impl Output<'_> {
     }
 }
 
-/// Whether names are coloured.
-#[derive(Clone, Copy)]
-enum Paint {
-    Colours,
-    Nothing,
-}
-
 /// Turns bytes into lines, each behind the name of whoever wrote them.
 struct Voice {
     prefix: String,
-    /// The line that has no end yet, and those before it that have.
-    line: Vec<u8>,
+    splitter: Lines,
+    /// Whole lines with the name before each.
     lines: Vec<u8>,
 }
 
 impl Voice {
-    fn new(name: &str, colour: u8, paint: Paint) -> Voice {
-        let prefix = match paint {
-            Paint::Colours => format!("\x1b[{colour}m{name:<12} |\x1b[0m "),
-            Paint::Nothing => format!("{name:<12} | "),
-        };
-        Voice { prefix, line: Vec::new(), lines: Vec::new() }
+    fn new(name: &str, colour: u8, colours: Colours) -> Voice {
+        let prefix = colours.paint(colour, &format!("{name:<12} |")) + " ";
+        Voice { prefix, splitter: Lines::new(LINE_BYTES_MAX), lines: Vec::new() }
     }
 
     fn take(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            if *byte == b'\n' {
-                self.end_line();
-                continue;
-            }
-            if self.line.len() == LINE_BYTES_MAX {
-                self.end_line();
-            }
-            self.line.push(*byte);
-        }
+        let Voice { prefix, splitter, lines } = self;
+        splitter.receive(bytes, |line| append(lines, prefix, line));
     }
 
     /// Ends the last line, if it was begun.
     fn finish(&mut self) {
-        if !self.line.is_empty() {
-            self.end_line();
-        }
+        let Voice { prefix, splitter, lines } = self;
+        splitter.finish(|line| append(lines, prefix, line));
     }
+}
 
-    fn end_line(&mut self) {
-        self.lines.extend_from_slice(self.prefix.as_bytes());
-        self.lines.append(&mut self.line);
-        self.lines.push(b'\n');
-    }
+fn append(lines: &mut Vec<u8>, prefix: &str, line: &[u8]) {
+    lines.extend_from_slice(prefix.as_bytes());
+    lines.extend_from_slice(line);
+    lines.push(b'\n');
 }
 
 #[cfg(test)]
@@ -511,7 +479,7 @@ mod tests {
             (split.as_bytes(), split_lines.as_bytes()),
         ] {
             for cut in (0..=bytes.len()).filter(|cut| *cut < 100 || bytes.len() - cut < 100) {
-                let mut voice = Voice::new("lab", GREEN, Paint::Nothing);
+                let mut voice = Voice::new("lab", GREEN, Colours::Off);
                 voice.take(&bytes[..cut]);
                 voice.take(&bytes[cut..]);
                 voice.finish();
@@ -522,7 +490,7 @@ mod tests {
 
     #[test]
     fn a_name_alone_is_coloured() {
-        let mut voice = Voice::new("api-backend", CYAN, Paint::Colours);
+        let mut voice = Voice::new("api-backend", CYAN, Colours::On);
         voice.take(b"a\n");
         assert_eq!(voice.lines, b"\x1b[36mapi-backend  |\x1b[0m a\n");
     }

@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 
 use common::http::Limits;
 use common::http::call::Call;
-use common::sys;
 
 use super::Role;
-use crate::contract::{BACKEND, FRONTEND};
+use tools::contract::{BACKEND, FRONTEND};
 
 /// Whoever has not answered by then has failed to start.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -122,7 +121,7 @@ impl Plan {
         command.env("API_BACKEND_PORT", setup.backend_port.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // A group of its own, so that all that it starts can be ended with it.
-        sys::die_with_parent(command.process_group(0));
+        tools::sys::die_with_parent(command.process_group(0));
         Ok(command)
     }
 }
@@ -214,7 +213,7 @@ impl Contestant {
     ) -> io::Result<Contestant> {
         let mut command = plan.command(setup, workplace)?;
         if let Some(core) = core {
-            sys::pin(&mut command, core);
+            tools::sys::pin(&mut command, core);
         }
         let address = (Ipv4Addr::LOCALHOST, setup.port).into();
         let began = Instant::now();
@@ -263,14 +262,7 @@ impl Contestant {
 
     /// The memory that its processes occupy; what they share counts for each.
     pub(super) fn resident_bytes(&self) -> io::Result<u64> {
-        let mut sum_kib = 0;
-        for pid in self.processes()? {
-            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-            let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-            let kib = kib.and_then(|kib| kib.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-            sum_kib += kib.unwrap_or_default();
-        }
-        Ok(sum_kib << 10)
+        self.processes()?.into_iter().map(tools::process::resident_bytes).sum()
     }
 
     /// The size of its program's file, without the libraries that it may need.
@@ -296,7 +288,7 @@ impl Contestant {
 impl Drop for Contestant {
     fn drop(&mut self) {
         // Its whole group, and at once: nobody waits for an answer any more.
-        let _ = sys::kill_group(self.child.id());
+        let _ = tools::sys::kill_group(self.child.id());
         let _ = self.child.wait();
     }
 }

@@ -1,0 +1,317 @@
+//! Asking a deployment over HTTP as `curl` does, and comparing what it answers.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use common::client;
+use common::http::call::Call;
+use common::http::{Limits, Refusal};
+use common::runtime::{self, Direction, Watched};
+use tools::json::Value;
+
+use crate::deployment::Role;
+use crate::words::{Words, words};
+use tools::contract::{BACKEND, FRONTEND};
+
+/// For one answer: as long as our own frontend lets a backend take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A development server's error page with its stack fits.
+const LIMITS: Limits = Limits { head_bytes_max: 16 << 10, body_bytes_max: 256 << 10 };
+/// How much of a body a report shows.
+const SHOWN_BYTES_MAX: usize = 200;
+
+/// What came of one GET.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Reply {
+    /// Nobody took the connection.
+    Closed,
+    /// It was closed again without a byte.
+    Nothing,
+    /// Neither an answer nor an end in time.
+    Silence,
+    /// What came was not HTTP.
+    Broken(Refusal),
+    Answer(Answer),
+}
+
+/// A whole answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) content_type: String,
+    pub(crate) body: Vec<u8>,
+}
+
+/// The JSON that the exercise wants of a service.
+pub(crate) fn wanted(role: Role) -> &'static str {
+    match role {
+        Role::Backend => BACKEND,
+        Role::Frontend => FRONTEND,
+    }
+}
+
+/// Asks for a path; where there is no door, nobody answers.
+pub(crate) async fn get(door: Option<SocketAddr>, path: &str) -> Reply {
+    let Some(door) = door else { return Reply::Closed };
+    let asked = async {
+        match client::connect(&door).await {
+            Ok(socket) => converse(&socket, door, path).await,
+            Err(_) => Reply::Closed,
+        }
+    };
+    runtime::within(runtime::now() + PATIENCE, asked).await.unwrap_or(Reply::Silence)
+}
+
+async fn converse(socket: &Watched<TcpStream>, door: SocketAddr, path: &str) -> Reply {
+    let mut call = Call::new(LIMITS);
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {door}\r\nUser-Agent: lab\r\nConnection: close\r\n\r\n"
+    );
+    call.ask(request.as_bytes());
+    let mut received = Vec::new();
+    loop {
+        match call.answer() {
+            Ok(None) => {}
+            Ok(Some(answer)) => {
+                let (status, body) = (answer.status, answer.body.to_vec());
+                return Reply::Answer(Answer {
+                    status,
+                    content_type: content_type(&received),
+                    body,
+                });
+            }
+            Err(_) if received.is_empty() => return Reply::Nothing,
+            Err(refusal) => return Reply::Broken(refusal),
+        }
+        match exchange(socket, &mut call, &mut received).await {
+            Ok(1..) => {}
+            // A reset and an orderly end come to the same.
+            Ok(0) | Err(_) => call.close(),
+        }
+    }
+}
+
+/// Sends what is to be sent, then receives a piece; how many bytes it has.
+async fn exchange(
+    socket: &Watched<TcpStream>,
+    call: &mut Call,
+    received: &mut Vec<u8>,
+) -> io::Result<usize> {
+    while !call.outgoing().is_empty() {
+        let outgoing = call.outgoing();
+        let sent = socket.attempt(Direction::Out, |mut socket| socket.write(outgoing)).await?;
+        call.sent(sent);
+    }
+    let mut bytes = vec![0; 4096];
+    let count = socket.attempt(Direction::In, |mut socket| socket.read(&mut bytes)).await?;
+    call.receive(&bytes[..count]);
+    received.extend_from_slice(&bytes[..count]);
+    Ok(count)
+}
+
+/// What the head of an answer that was taken says of its body.
+fn content_type(answer: &[u8]) -> String {
+    let text = String::from_utf8_lossy(answer);
+    let head = text.split("\r\n\r\n").next().unwrap_or_default();
+    let mut fields = head.lines().filter_map(|line| line.split_once(':'));
+    let found = fields.find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+    found.map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+}
+
+impl Reply {
+    pub(crate) fn answer(&self) -> Option<&Answer> {
+        match self {
+            Reply::Answer(answer) => Some(answer),
+            _ => None,
+        }
+    }
+
+    /// Whether its JSON holds that of another service's answer.
+    pub(crate) fn holds(&self, answer: &Answer) -> bool {
+        self.answer().is_some_and(|own| holds(&own.body, &answer.body))
+    }
+
+    /// What came, in words.
+    pub(crate) fn told(&self) -> Words {
+        match self {
+            Reply::Closed => {
+                words("nobody takes the connection", "personne n'accepte la connexion")
+            }
+            Reply::Nothing => words(
+                "the connection is closed without an answer",
+                "la connexion est fermée sans réponse",
+            ),
+            Reply::Silence => words(
+                format!("no answer within {} s", PATIENCE.as_secs()),
+                format!("pas de réponse en {} s", PATIENCE.as_secs()),
+            ),
+            Reply::Broken(refusal) => words(
+                format!("what comes is not valid HTTP: {refusal}"),
+                format!("ce qui vient n'est pas du HTTP valide : {refusal}"),
+            ),
+            Reply::Answer(answer) => {
+                let (status, shown) = (answer.status, shown(&answer.body));
+                words(
+                    format!("the answer is {status}: {shown}"),
+                    format!("la réponse est {status} : {shown}"),
+                )
+            }
+        }
+    }
+
+    /// What is wrong with it, if it is not the JSON that is wanted.
+    pub(crate) fn defect(&self, wanted: &str) -> Option<Words> {
+        let Reply::Answer(Answer { status: 200, content_type, body }) = self else {
+            return Some(self.told());
+        };
+        let media_type = content_type.split(';').next().unwrap_or_default().trim();
+        if !media_type.eq_ignore_ascii_case("application/json") {
+            return Some(match media_type {
+                "" => words("it has no Content-Type", "elle n'a pas de Content-Type"),
+                _ => words(
+                    format!("its Content-Type is {content_type}"),
+                    format!("son Content-Type est {content_type}"),
+                ),
+            });
+        }
+        let shown = shown(body);
+        match Value::read(body) {
+            Err(fault) => Some(words(
+                format!("its body is not JSON ({fault}): {shown}"),
+                format!("son corps n'est pas du JSON ({fault}) : {shown}"),
+            )),
+            Ok(value) if !is(&value, wanted) => Some(words(
+                format!("its JSON is {shown}, not {wanted}"),
+                format!("son JSON est {shown}, et non {wanted}"),
+            )),
+            Ok(_) => None,
+        }
+    }
+}
+
+fn is(value: &Value, wanted: &str) -> bool {
+    Value::read(wanted.as_bytes()).is_ok_and(|wanted| equal(value, &wanted))
+}
+
+/// The beginning of a body.
+fn shown(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES_MAX)]);
+    let more = if body.len() > SHOWN_BYTES_MAX { " …" } else { "" };
+    format!("{}{more}", text.trim())
+}
+
+/// Whether two values are the same: members have no order, and numbers many spellings.
+fn equal(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Null, Value::Null) => true,
+        (Value::Bool(a), Value::Bool(b)) => a == b,
+        (Value::Number(_), Value::Number(_)) => a.number() == b.number(),
+        (Value::Text(a), Value::Text(b)) => a.decode() == b.decode(),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b))
+        }
+        (Value::Object(members), Value::Object(others)) => {
+            // Through `get` on both sides: of a doubled key the last one counts.
+            members.iter().chain(others).all(|(key, _)| {
+                let key = key.decode();
+                a.get(&key).zip(b.get(&key)).is_some_and(|(a, b)| equal(a, b))
+            })
+        }
+        _ => false,
+    }
+}
+
+/// Whether one JSON text holds another as one of its values, at any depth.
+fn holds(whole: &[u8], part: &[u8]) -> bool {
+    fn within(value: &Value, part: &Value) -> bool {
+        equal(value, part)
+            || match value {
+                Value::Array(items) => items.iter().any(|item| within(item, part)),
+                Value::Object(members) => members.iter().any(|(_, value)| within(value, part)),
+                _ => false,
+            }
+    }
+    match (Value::read(whole), Value::read(part)) {
+        (Ok(whole), Ok(part)) => within(&whole, &part),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(status: u16, content_type: &str, body: &str) -> Reply {
+        let content_type = content_type.to_owned();
+        Reply::Answer(Answer { status, content_type, body: body.as_bytes().to_vec() })
+    }
+
+    #[test]
+    fn json_is_compared_as_values() {
+        for (a, b, same) in [
+            (r#"{"a": 1, "b": [true, null]}"#, r#"{"b":[true,null],"a":1.0}"#, true),
+            (r#"{"a": "\u00e9"}"#, r#"{"a": "é"}"#, true),
+            (r#"{"a": 1, "a": 2}"#, r#"{"a": 2}"#, true),
+            (r#"{"a": 1}"#, r#"{"a": 1, "b": 1}"#, false),
+            (r#"{"a": 1, "b": 1}"#, r#"{"a": 1}"#, false),
+            ("[1, 2]", "[2, 1]", false),
+            ("[1]", "[1, 1]", false),
+            ("1", "\"1\"", false),
+            ("null", "false", false),
+        ] {
+            let (x, y) = (Value::read(a.as_bytes()).unwrap(), Value::read(b.as_bytes()).unwrap());
+            assert_eq!(equal(&x, &y), same, "{a} and {b}");
+        }
+    }
+
+    #[test]
+    fn the_exercises_json_passes_in_any_spelling_and_nothing_else() {
+        let utf8 = r#"{"body":"Je suis une réponse du backend"}"#;
+        for (reply, defect) in [
+            (reply(200, "application/json", BACKEND), None),
+            (reply(200, "Application/JSON; charset=utf-8", utf8), None),
+            (reply(201, "application/json", BACKEND), Some("the answer is 201")),
+            (reply(200, "text/html; charset=utf-8", BACKEND), Some("Content-Type is text/html")),
+            (reply(200, "", BACKEND), Some("no Content-Type")),
+            (
+                reply(200, "application/json", "Je suis"),
+                Some("not JSON (an unexpected byte at byte 0)"),
+            ),
+            (
+                reply(200, "application/json", "{\"body\": 1}"),
+                Some("its JSON is {\"body\": 1}, not "),
+            ),
+            (Reply::Closed, Some("nobody takes the connection")),
+            (Reply::Nothing, Some("closed without an answer")),
+            (Reply::Silence, Some("no answer within 5 s")),
+            (Reply::Broken(Refusal::StartLine), Some("not valid HTTP: malformed start line")),
+        ] {
+            let seen = reply.defect(BACKEND);
+            let seen = seen.as_ref().map(|words| words.text(crate::words::Lang::English));
+            match defect {
+                None => assert_eq!(seen, None, "{reply:?}"),
+                Some(part) => assert!(seen.is_some_and(|seen| seen.contains(part)), "{seen:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_frontends_json_holds_the_backends() {
+        assert!(holds(FRONTEND.as_bytes(), BACKEND.as_bytes()));
+        assert!(holds(BACKEND.as_bytes(), BACKEND.as_bytes()));
+        assert!(!holds(BACKEND.as_bytes(), FRONTEND.as_bytes()));
+        assert!(!holds(b"<html>", BACKEND.as_bytes()));
+    }
+
+    #[test]
+    fn the_content_type_is_taken_from_the_head_alone() {
+        for (answer, expected) in [
+            ("HTTP/1.0 200 OK\r\ncontent-TYPE:\ttext/plain \r\n\r\n", "text/plain"),
+            ("HTTP/1.0 200 OK\r\n\r\nContent-Type: a/b\r\n", ""),
+            ("HTTP/1.0 200 OK\r\nX: y\r\nContent-Type: a/b\r\n\r\n", "a/b"),
+        ] {
+            assert_eq!(content_type(answer.as_bytes()), expected);
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Futures together: one beside signals, and two at once.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+
+use common::runtime::{self, Either, Signals};
+use common::sys::SIGCHLD;
+
+/// Drives a future to its end (`Ok`), or until a signal comes (`Err`). SIGCHLD ends nothing: it
+/// has the future polled again, which may wait for a child.
+pub async fn until_signal<T>(
+    signals: &Signals,
+    future: impl Future<Output = T>,
+) -> io::Result<Result<T, i32>> {
+    let mut future = pin!(future);
+    loop {
+        match runtime::either(signals.next(), future.as_mut()).await {
+            Either::First(Ok(SIGCHLD)) => {}
+            Either::First(Ok(signal)) => return Ok(Err(signal)),
+            Either::First(Err(error)) => return Err(error),
+            Either::Second(output) => return Ok(Ok(output)),
+        }
+    }
+}
+
+/// Drives both futures to their ends.
+pub async fn both(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    match runtime::either(a.as_mut(), b.as_mut()).await {
+        Either::First(()) => b.await,
+        Either::Second(()) => a.await,
+    }
+}

@@ -1,0 +1,91 @@
+//! System calls for child processes that std does not offer, declared by hand against the libc
+//! that std links. The only unsafe code of the tools: one call a function, its result checked at
+//! once. Linux on `x86_64` and `aarch64`, glibc and musl.
+#![allow(unsafe_code)]
+
+use std::ffi::c_int;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+// asm-generic/signal.h
+/// Hang-up of a terminal.
+pub const SIGHUP: i32 = 1;
+/// Quit from a terminal.
+pub const SIGQUIT: i32 = 3;
+const SIGKILL: i32 = 9;
+const SIG_SETMASK: c_int = 2;
+
+// linux/prctl.h
+const PR_SET_PDEATHSIG: c_int = 1;
+
+/// `sigset_t`: 1,024 bits in both C libraries, signal 1 the lowest.
+#[repr(C)]
+struct SignalSet([u64; 16]);
+
+/// `cpu_set_t`: 1,024 bits in both C libraries, the first core the lowest.
+#[repr(C)]
+struct CoreSet([u64; 16]);
+
+unsafe extern "C" {
+    fn kill(pid: c_int, signal: c_int) -> c_int;
+    fn prctl(option: c_int, ...) -> c_int;
+    fn pthread_sigmask(how: c_int, set: *const SignalSet, old: *mut SignalSet) -> c_int;
+    fn sched_setaffinity(pid: c_int, size: usize, cores: *const CoreSet) -> c_int;
+}
+
+/// Sends a signal to a process that the caller started and has not yet waited for.
+pub fn send_signal(pid: u32, signal: i32) -> io::Result<()> {
+    let pid = c_int::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: no pointer is passed.
+    checked(unsafe { kill(pid, signal) })
+}
+
+/// Ends a whole process group with SIGKILL: that of a leader that the caller started and has not
+/// yet waited for.
+pub fn kill_group(leader: u32) -> io::Result<()> {
+    let leader = c_int::try_from(leader).ok().filter(|pid| *pid > 1);
+    let group = -leader.ok_or(io::ErrorKind::InvalidInput)?;
+    // SAFETY: no pointer is passed.
+    checked(unsafe { kill(group, SIGKILL) })
+}
+
+/// Makes the kernel end the command's process with SIGKILL once the thread that starts it has
+/// ended, for any reason; and gives the process an unblocked set of signals.
+pub fn die_with_parent(command: &mut Command) -> &mut Command {
+    let parent = std::process::id();
+    let prepare = move || {
+        let none = SignalSet([0; 16]);
+        // SAFETY: the set lives through the call; a null old set is not written.
+        unsafe { pthread_sigmask(SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
+        // SAFETY: this option takes one number.
+        checked(unsafe { prctl(PR_SET_PDEATHSIG, SIGKILL) })?;
+        // A parent that ended before the line above sends no signal any more.
+        if std::os::unix::process::parent_id() == parent {
+            return Ok(());
+        }
+        Err(io::ErrorKind::BrokenPipe.into())
+    };
+    // SAFETY: between fork and exec it makes three system calls and allocates nothing.
+    unsafe { command.pre_exec(prepare) }
+}
+
+/// Makes the command's process, and all that it starts, run on this core alone.
+pub fn pin(command: &mut Command, core: usize) -> &mut Command {
+    let mut words = [0; 16];
+    words[core / 64 % 16] = 1 << (core % 64);
+    let cores = CoreSet(words);
+    let prepare = move || {
+        // SAFETY: the set lives through the call, and its size is the one that is passed.
+        checked(unsafe { sched_setaffinity(0, size_of::<CoreSet>(), &raw const cores) })
+    };
+    // SAFETY: between fork and exec it makes one system call and allocates nothing.
+    unsafe { command.pre_exec(prepare) }
+}
+
+fn checked(result: c_int) -> io::Result<()> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
