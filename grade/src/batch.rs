@@ -3,18 +3,22 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process;
+use std::time::Duration;
 
-use common::runtime::Signals;
+use common::runtime::{self, Signals};
 use tools::colour::Colours;
-use tools::signals::until_signal;
+use tools::signals::{despite_signals, until_signal};
 use tools::verb::interrupted;
 
-use crate::marker::{Cleanup, Marker};
+use crate::host::Lock;
+use crate::marker::{self, Cleanup, Marker};
 use crate::options::Options;
 use crate::outcome::Outcome;
 use crate::report::{self, Report};
 use crate::words::{printable, words};
+
+/// Between two tries to take the lock.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What is to be marked: a checkout, or a project that runs, with its checkout if that is known.
 enum Target<'a> {
@@ -31,7 +35,13 @@ pub(crate) struct Batch<'a> {
 
 impl Batch<'_> {
     pub(crate) async fn run(&self) -> io::Result<u8> {
-        if let Err(signal) = until_signal(&self.signals, self.clear_leftovers()).await? {
+        // Held to the end: two markings at once would be in each other's way on the ports.
+        let _lock = match until_signal(&self.signals, self.lock()).await? {
+            Ok(lock) => lock?,
+            Err(signal) => return Ok(interrupted(signal)),
+        };
+        let cleared = marker::remove_leftovers(self.marker.engine);
+        if let Err(signal) = until_signal(&self.signals, cleared).await? {
             return Ok(interrupted(signal));
         }
         let options = self.options;
@@ -54,10 +64,28 @@ impl Batch<'_> {
         Ok(self.exit_code(&reports))
     }
 
+    /// Waits for other markers of this machine.
+    async fn lock(&self) -> io::Result<Lock> {
+        let mut is_told = false;
+        loop {
+            if let Some(lock) = Lock::acquire()? {
+                return Ok(lock);
+            }
+            if !is_told {
+                is_told = true;
+                self.marker.progress.step(&words(
+                    "waiting for another marking on this machine",
+                    "attente d'une autre notation sur cette machine",
+                ));
+            }
+            runtime::sleep_until(runtime::now() + LOOK).await;
+        }
+    }
+
     /// Marks one deployment, and removes what that made; `Err` is the signal that ended it.
     async fn mark(&self, number: usize, target: &Target<'_>) -> io::Result<Result<Report, i32>> {
         let (lang, Marker { engine, progress, .. }) = (self.options.lang, &self.marker);
-        let cleanup = Cleanup::new(format!("{}{}-{number}", prefix(), process::id()));
+        let cleanup = Cleanup::begin(marker::name(number))?;
         let marking = async {
             match target {
                 Target::Checkout(path) => self.marker.checkout(path, &cleanup).await,
@@ -66,29 +94,28 @@ impl Batch<'_> {
                 }
             }
         };
-        let marked = until_signal(&self.signals, marking).await?;
-        progress.step(&words("removing all again", "suppression de tout"));
-        let cleared = until_signal(&self.signals, cleanup.run(engine)).await?;
+        let marked = until_signal(&self.signals, marking).await;
+        let removing = words("removing what was made", "suppression de ce qui a été créé");
+        if cleanup.has_made.get() {
+            progress.step(&removing);
+        }
+        // In any case to its end: a second signal must leave nothing either.
+        let ((), signal) =
+            despite_signals(&self.signals, cleanup.run(engine), |_| progress.step(&removing))
+                .await?;
         progress.clear();
         let deployment = match target {
             Target::Checkout(path) => path.display().to_string(),
             Target::Running(project, _) => (*project).to_owned(),
         };
-        Ok(marked.and_then(|outcome| cleared.map(|()| Report { deployment, outcome, lang })))
+        let marked = match signal {
+            Some(signal) => marked?.and(Err(signal)),
+            None => marked?,
+        };
+        Ok(marked.map(|outcome| Report { deployment, outcome, lang }))
     }
 
-    /// Removes what markings left here that were killed.
-    async fn clear_leftovers(&self) {
-        let prefix = prefix();
-        for project in self.marker.engine.projects().await {
-            let Some(pid) = maker(&project, &prefix) else { continue };
-            if !Path::new(&format!("/proc/{pid}")).exists() {
-                Cleanup::new(project).run(self.marker.engine).await;
-            }
-        }
-    }
-
-    /// Writes what came last, and the table of all so far.
+    /// Writes the last report, and the table of all so far.
     fn write(&self, reports: &[Report]) -> io::Result<()> {
         let Options { format, lang, csv, output, .. } = self.options;
         let Some(last) = reports.last() else { return Ok(()) };
@@ -117,36 +144,21 @@ impl Batch<'_> {
         let is_batch = self.options.csv.is_some();
         if reports.iter().any(|it| match it.outcome {
             Outcome::Marked(_) => false,
-            // In a batch, that one was refused is its own affair.
+            // A refused one has its row in the table.
             Outcome::Refused(_) => !is_batch,
             Outcome::Failed(_) => true,
         }) {
             return 2;
         }
         let pass = self.options.pass.unwrap_or(0);
-        // Without a mark, one has none to pass with.
+        // Without a mark, there is none to pass with.
         let fails = |it: &Report| it.mark().map_or(0, |(quarters, _)| quarters) < pass;
         u8::from(reports.iter().any(fails))
     }
 }
 
-/// How projects of ours begin; a pid and a number follow. What is in it of the namespace of pids
-/// tells those of markers that we can see from those that may well live elsewhere.
-fn prefix() -> String {
-    let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    let digits: String = link.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
-    format!("grade-{digits}-")
-}
-
-/// The pid of the marker that made a project, if one did that we can see.
-fn maker(project: &str, prefix: &str) -> Option<u32> {
-    let (pid, number) = project.strip_prefix(prefix)?.split_once('-')?;
-    number.parse::<usize>().ok()?;
-    pid.parse().ok()
-}
-
-/// How the last report's file is called: as the folder that was marked, with a number where others
-/// before are called the same.
+/// The name of the last report's file: that of the folder that was marked, with a number where
+/// others before have the same name.
 fn report_name(reports: &[Report], ending: &str) -> String {
     let stem = |it: &Report| {
         let name = Path::new(&it.deployment)
@@ -175,23 +187,4 @@ fn save(file: &Path, text: &str) -> io::Result<()> {
 /// An error that names the file.
 fn about(file: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", file.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn projects_of_ours_are_known_by_their_name() {
-        for (project, pid) in [
-            ("grade-7-12-0", Some(12)),
-            ("grade-8-12-0", None),
-            ("grade-flask", None),
-            ("grade-7-12", None),
-            ("grade-7-12-x", None),
-            ("other-7-12-0", None),
-        ] {
-            assert_eq!(maker(project, "grade-7-"), pid, "{project}");
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! Running another program: with a deadline, in a process group of its own, with few of our
+//! Running another program: with a deadline, in a process group of its own, with its own
 //! variables, and with bounded output. A future that is dropped kills the whole group.
 
 use std::collections::VecDeque;
@@ -13,10 +13,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use common::runtime::{self, Either, Watched};
+use tools::lines::Lines;
 
-/// What a program may answer: `docker inspect` of a hundred containers is 1 MB.
-const ANSWER_BYTES_MAX: usize = 8 << 20;
-/// What is kept of a log: more than anybody reads of a failed build.
+/// Standard output: `docker inspect` of a hundred containers is 1 MB.
+const STDOUT_BYTES_MAX: usize = 8 << 20;
+/// Lines kept of a log: more than people read of a failed build.
 const LOG_LINES_MAX: usize = 200;
 /// A longer line is split: what a build prints must not fill the memory.
 const LINE_BYTES_MAX: usize = 4 << 10;
@@ -32,88 +33,88 @@ pub(crate) enum End {
     Exit(Option<i32>),
     /// It was killed, because it was not done after this.
     Late(Duration),
-    /// It was killed, because its answer had no end.
+    /// It was killed, because its output had no end.
     Endless,
     /// It could not be started.
     Missing,
 }
 
-/// What became of a program.
+/// A program that has ended.
 #[derive(Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct Finished {
     pub(crate) end: End,
-    /// What it wrote to standard output.
-    pub(crate) answer: Vec<u8>,
+    pub(crate) stdout: Vec<u8>,
     /// The last lines of all else that it wrote.
     pub(crate) log: Vec<String>,
 }
 
-impl Outcome {
+impl Finished {
     pub(crate) fn succeeded(&self) -> bool {
         self.end == End::Exit(Some(0))
     }
 
-    /// Its answer as text, without the last line's end.
+    /// Standard output as text, without the last line's end.
     pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.answer).trim_end().to_owned()
+        String::from_utf8_lossy(&self.stdout).trim_end().to_owned()
     }
 }
 
+/// How a program is run.
+#[derive(Clone, Copy)]
+pub(crate) struct Call<'a> {
+    pub(crate) words: &'a [&'a str],
+    /// All of its environment.
+    pub(crate) variables: &'a [(String, String)],
+    pub(crate) timeout: Duration,
+}
+
 /// Runs a program for what it writes to standard output.
-pub(crate) async fn ask(words: &[&str], patience: Duration) -> Outcome {
-    run(words, Streams::Apart, patience, &mut |_| {}).await
+pub(crate) async fn output(call: Call<'_>) -> Finished {
+    run(call, Streams::Apart, &mut |_| {}).await
 }
 
-/// Runs a program for what it does; every line that it writes is shown to `line`.
-pub(crate) async fn watch(
-    words: &[&str],
-    patience: Duration,
-    line: &mut dyn FnMut(&str),
-) -> Outcome {
-    run(words, Streams::Merged, patience, line).await
+/// Runs a program for what it does; every line that it writes is given to `line`.
+pub(crate) async fn stream(call: Call<'_>, line: &mut dyn FnMut(&str)) -> Finished {
+    run(call, Streams::Merged, line).await
 }
 
-/// Whether standard output is the answer, or one log with standard error.
+/// Whether standard output is apart, or one log with standard error.
 #[derive(Clone, Copy)]
 enum Streams {
     Apart,
     Merged,
 }
 
-async fn run(
-    words: &[&str],
-    streams: Streams,
-    patience: Duration,
-    line: &mut dyn FnMut(&str),
-) -> Outcome {
-    let mut answer = Vec::new();
-    let mut lines = Lines { begun: Vec::new(), last: VecDeque::new(), line };
-    let end = match Running::start(words, streams) {
+async fn run(call: Call<'_>, streams: Streams, line: &mut dyn FnMut(&str)) -> Finished {
+    let mut stdout = Vec::new();
+    let splitter = Lines::new(LINE_BYTES_MAX);
+    let mut lines = LastLines { splitter, last: VecDeque::new(), line };
+    let end = match Running::start(call, streams) {
         Err(error) => {
-            lines.take(error.to_string().as_bytes());
+            lines.receive(error.to_string().as_bytes());
             End::Missing
         }
         Ok(mut running) => {
             let Running { child, output, log } = &mut running;
             let mut keep = |bytes: &[u8]| {
-                answer.extend_from_slice(bytes);
-                match answer.len() {
-                    ..=ANSWER_BYTES_MAX => ControlFlow::Continue(()),
+                stdout.extend_from_slice(bytes);
+                match stdout.len() {
+                    ..=STDOUT_BYTES_MAX => ControlFlow::Continue(()),
                     _ => ControlFlow::Break(()),
                 }
             };
             let mut note = |bytes: &[u8]| {
-                lines.take(bytes);
+                lines.receive(bytes);
                 ControlFlow::Continue(())
             };
             let ended =
                 poll_fn(|_| child.try_wait().transpose().map_or(Poll::Pending, Poll::Ready));
             let read = runtime::either(follow(output, &mut keep), follow(log, &mut note));
             let course = runtime::either(ended, read);
-            let end = match runtime::within(runtime::now() + patience, course).await {
+            let end = match runtime::within(runtime::now() + call.timeout, course).await {
                 Some(Either::First(status)) => End::Exit(status.ok().and_then(|it| it.code())),
                 Some(Either::Second(_)) => End::Endless,
-                None => End::Late(patience),
+                None => End::Late(call.timeout),
             };
             // The last words, which the kernel may not have announced yet.
             drain(output, &mut keep);
@@ -121,7 +122,7 @@ async fn run(
             end
         }
     };
-    Outcome { end, answer, log: lines.finish() }
+    Finished { end, stdout, log: lines.finish() }
 }
 
 type Take<'a> = &'a mut dyn FnMut(&[u8]) -> ControlFlow<()>;
@@ -133,13 +134,13 @@ async fn follow(socket: &Watched<UnixStream>, take: Take<'_>) {
         if take(&bytes[..count]).is_break() {
             return;
         }
-        // Whoever never falls silent must not keep the deadline from being seen.
+        // A program that never falls silent must not keep the deadline from being seen.
         runtime::give_way().await;
     }
     pending::<()>().await;
 }
 
-/// Hands on what is there already, up to what fits in a socket: whoever lives on may write on.
+/// Hands on what is there already, up to what fits in a socket: a child that lives on may write on.
 fn drain(socket: &Watched<UnixStream>, take: Take<'_>) {
     let mut bytes = vec![0; READ_BYTES_MAX];
     for _ in 0..SOCKET_BYTES_MAX / READ_BYTES_MAX {
@@ -158,21 +159,14 @@ struct Running {
 }
 
 impl Running {
-    fn start(words: &[&str], streams: Streams) -> io::Result<Running> {
+    fn start(call: Call<'_>, streams: Streams) -> io::Result<Running> {
         let ((output, their_output), (log, their_log)) = (UnixStream::pair()?, UnixStream::pair()?);
         output.set_nonblocking(true)?;
         log.set_nonblocking(true)?;
-        let mut command = Command::new(words[0]);
-        // Nothing of a student's is searched for in the folder that we happen to be in.
-        command.args(&words[1..]).current_dir("/").env_clear().envs(std::env::vars_os().filter(
-            // What a compose file asks for by name would be told: no more than the engine needs.
-            |(name, _)| {
-                let name = name.to_string_lossy();
-                name.starts_with("DOCKER_") || ["PATH", "HOME", "XDG_RUNTIME_DIR"].contains(&&*name)
-            },
-        ));
-        // What docker-compose 1 has not yet written is lost when it is killed.
-        command.env("LC_ALL", "C.UTF-8").env("PYTHONUNBUFFERED", "1").stdin(Stdio::null());
+        let mut command = Command::new(call.words[0]);
+        // Nothing of a student's is searched for in the folder that the marker was started in.
+        command.args(&call.words[1..]).current_dir("/").stdin(Stdio::null());
+        command.env_clear().envs(call.variables.iter().map(|(name, value)| (name, value)));
         command.stdout(match streams {
             Streams::Apart => OwnedFd::from(their_output),
             Streams::Merged => OwnedFd::from(their_log.try_clone()?),
@@ -193,43 +187,33 @@ impl Drop for Running {
     }
 }
 
-/// Turns bytes into lines, and keeps the last ones.
-struct Lines<'a> {
-    begun: Vec<u8>,
+/// Gives on each line, and keeps the last ones.
+struct LastLines<'a> {
+    splitter: Lines,
     last: VecDeque<String>,
     line: &'a mut dyn FnMut(&str),
 }
 
-impl Lines<'_> {
-    fn take(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            match byte {
-                b'\n' => self.end_line(),
-                _ if self.begun.len() == LINE_BYTES_MAX => {
-                    self.end_line();
-                    self.begun.push(*byte);
-                }
-                _ => self.begun.push(*byte),
-            }
-        }
+impl LastLines<'_> {
+    fn receive(&mut self, bytes: &[u8]) {
+        let LastLines { splitter, last, line } = self;
+        splitter.receive(bytes, |bytes| keep(last, line, bytes));
     }
 
-    fn end_line(&mut self) {
-        let text = String::from_utf8_lossy(&self.begun).trim_end().to_owned();
-        self.begun.clear();
-        (self.line)(&text);
-        if self.last.len() == LOG_LINES_MAX {
-            self.last.pop_front();
-        }
-        self.last.push_back(text);
+    fn finish(self) -> Vec<String> {
+        let LastLines { mut splitter, mut last, line } = self;
+        splitter.finish(|bytes| keep(&mut last, line, bytes));
+        last.into()
     }
+}
 
-    fn finish(mut self) -> Vec<String> {
-        if !self.begun.is_empty() {
-            self.end_line();
-        }
-        self.last.into()
+fn keep(last: &mut VecDeque<String>, line: &mut dyn FnMut(&str), bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes).trim_end().to_owned();
+    line(&text);
+    if last.len() == LOG_LINES_MAX {
+        last.pop_front();
     }
+    last.push_back(text);
 }
 
 #[cfg(test)]
@@ -247,13 +231,16 @@ mod tests {
     const LOOK: Duration = Duration::from_millis(5);
 
     /// Runs a shell script as the marker runs programs.
-    fn shell(script: &str, streams: Streams, patience: Duration) -> (Outcome, Vec<String>) {
+    fn shell(script: &str, streams: Streams, timeout: Duration) -> (Finished, Vec<String>) {
         let worker = || {
             let mut shown = Vec::new();
             let mut note = |line: &str| shown.push(line.to_owned());
+            let path = std::env::var("PATH").unwrap_or_default();
+            let variables = [("PATH".to_owned(), path)];
             let words = ["sh", "-c", script];
+            let call = Call { words: &words, variables: &variables, timeout };
             let course = async {
-                let mut course = pin!(run(&words, streams, patience, &mut note));
+                let mut course = pin!(run(call, streams, &mut note));
                 loop {
                     let look = runtime::now() + LOOK;
                     if let Some(outcome) = runtime::within(look, course.as_mut()).await {
@@ -275,7 +262,7 @@ mod tests {
         assert_eq!(outcome.log, ["b"]);
         assert_eq!(shown, ["b"]);
         let (outcome, shown) = shell("echo a; echo b >&2", Streams::Merged, LONG);
-        assert!(outcome.succeeded() && outcome.answer.is_empty());
+        assert!(outcome.succeeded() && outcome.stdout.is_empty());
         assert_eq!(shown, ["a", "b"]);
     }
 
@@ -286,7 +273,7 @@ mod tests {
         assert_eq!(outcome.end, End::Late(patience));
         let stat = format!("/proc/{}/stat", outcome.text());
         let began = Instant::now();
-        // Whoever adopts it may not have waited for it yet.
+        // The process that adopts it may not have waited for it yet.
         while fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z")) {
             assert!(began.elapsed() < LONG, "it lives on");
             thread::yield_now();
@@ -302,23 +289,10 @@ mod tests {
     }
 
     #[test]
-    fn few_variables_are_passed_on() {
+    fn no_variables_are_passed_on_but_those_that_are_given() {
         let (outcome, _) = shell("env | cut -d= -f1", Streams::Apart, LONG);
-        let answer = outcome.text();
-        for name in answer.lines() {
-            let own = [
-                "PATH",
-                "HOME",
-                "XDG_RUNTIME_DIR",
-                "LC_ALL",
-                "PYTHONUNBUFFERED",
-                "PWD",
-                "_",
-                "SHLVL",
-                "OLDPWD",
-            ];
-            assert!(own.contains(&name) || name.starts_with("DOCKER_"), "{name}");
+        for name in outcome.text().lines() {
+            assert!(["PATH", "PWD", "_", "SHLVL", "OLDPWD"].contains(&name), "{name}");
         }
-        assert!(answer.contains("PATH"), "{answer}");
     }
 }

@@ -1,9 +1,11 @@
-//! What the engine's and Compose's documents say of a deployment, as data. Nothing is run here.
+//! A deployment as data: containers as the engine shows them, and builds of a configuration. Nothing
+//! is run here.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tools::json::Value;
 
+use crate::node::{Dollars, Node};
 use crate::words::{Words, words};
 
 /// One of the two services.
@@ -55,6 +57,8 @@ pub(crate) struct Container {
     pub(crate) user: String,
     pub(crate) has_health_check: bool,
     pub(crate) capabilities_dropped: Vec<String>,
+    pub(crate) working_dir: String,
+    /// With its count, such as `on-failure:1`.
     pub(crate) restart_policy: String,
     pub(crate) network_mode: String,
     /// `links` and `extra_hosts`, wherever the engine keeps them.
@@ -84,75 +88,69 @@ pub(crate) struct State {
     pub(crate) restarts: i64,
     /// RFC 3339 without the zone, which is always `Z`: as text, earlier is less.
     pub(crate) started_at: String,
+    /// Why the engine could not start it, if it could not.
+    pub(crate) error: String,
 }
 
-/// The value behind a path of keys, such as `State/Pid`; the whole value behind an empty one.
-pub(crate) fn at<'a, 'b>(value: &'a Value<'b>, path: &str) -> Option<&'a Value<'b>> {
-    path.split_terminator('/').try_fold(value, |value, key| value.get(key))
-}
-
-/// The text behind a path; empty where there is none.
-pub(crate) fn text(value: &Value, path: &str) -> String {
-    at(value, path).and_then(Value::text).unwrap_or_default().into_owned()
-}
-
-/// The texts of a list behind a path.
-pub(crate) fn texts(value: &Value, path: &str) -> Vec<String> {
-    let items = at(value, path).map(Value::items).unwrap_or_default();
-    items.iter().filter_map(|item| Some(item.text()?.into_owned())).collect()
-}
-
-/// The members of an object behind a path.
-pub(crate) fn members<'a, 'b>(value: &'a Value<'b>, path: &str) -> Vec<(String, &'a Value<'b>)> {
-    match at(value, path) {
-        Some(Value::Object(members)) => {
-            members.iter().map(|(key, value)| (key.decode().into_owned(), value)).collect()
-        }
-        _ => Vec::new(),
-    }
+/// The scalars of a list behind a path.
+fn texts(node: &Node, path: &str) -> Vec<String> {
+    let items = node.at(path).map(Node::items).unwrap_or_default();
+    items.iter().filter_map(Node::scalar).collect()
 }
 
 /// The whole number behind a path; 0 where there is none.
-fn number(value: &Value, path: &str) -> i64 {
-    match at(value, path) {
-        Some(Value::Number(digits)) => digits.parse().unwrap_or_default(),
-        _ => 0,
-    }
+fn number(node: &Node, path: &str) -> i64 {
+    node.scalar_at(path).parse().unwrap_or_default()
+}
+
+fn members<'a>(node: &'a Node, path: &str) -> &'a [(String, Node)] {
+    node.at(path).map(Node::members).unwrap_or_default()
 }
 
 impl Container {
     /// All that `docker inspect` shows; `None` if that is not what it writes.
     pub(crate) fn read_all(inspected: &[u8]) -> Option<Vec<Container>> {
         match Value::read(inspected).ok()? {
-            Value::Array(containers) => Some(containers.iter().map(Container::read).collect()),
+            Value::Array(containers) => {
+                let containers = containers.iter().map(|it| Node::from(it, Dollars::Single));
+                Some(containers.map(|container| Container::read(&container)).collect())
+            }
             _ => None,
         }
     }
 
-    fn read(value: &Value) -> Container {
+    fn read(value: &Node) -> Container {
         let endpoints = members(value, "NetworkSettings/Networks");
         let links = endpoints.iter().flat_map(|(_, endpoint)| texts(endpoint, "Links"));
         let check = texts(value, "Config/Healthcheck/Test");
-        let policy = text(value, "HostConfig/RestartPolicy/Name");
+        let policy = value.scalar_at("HostConfig/RestartPolicy/Name");
         Container {
-            id: text(value, "Id"),
-            name: text(value, "Name").trim_start_matches('/').to_owned(),
-            service: text(value, "Config/Labels/com.docker.compose.service"),
-            image: text(value, "Config/Image"),
-            image_id: text(value, "Image"),
+            id: value.scalar_at("Id"),
+            name: value.scalar_at("Name").trim_start_matches('/').to_owned(),
+            service: value.scalar_at("Config/Labels/com.docker.compose.service"),
+            image: value.scalar_at("Config/Image"),
+            image_id: value.scalar_at("Image"),
             variables: texts(value, "Config/Env"),
             entrypoint: texts(value, "Config/Entrypoint"),
             arguments: texts(value, "Config/Cmd"),
-            user: text(value, "Config/User"),
+            user: value.scalar_at("Config/User"),
             has_health_check: check.first().is_some_and(|first| first != "NONE"),
             capabilities_dropped: texts(value, "HostConfig/CapDrop"),
-            restart_policy: if policy.is_empty() { "no".to_owned() } else { policy },
-            network_mode: text(value, "HostConfig/NetworkMode"),
+            working_dir: value.scalar_at("Config/WorkingDir"),
+            restart_policy: match (
+                &*policy,
+                number(value, "HostConfig/RestartPolicy/MaximumRetryCount"),
+            ) {
+                ("", _) => "no".to_owned(),
+                (name, 0) => name.to_owned(),
+                (name, count) => format!("{name}:{count}"),
+            },
+            network_mode: value.scalar_at("HostConfig/NetworkMode"),
             links: links.chain(texts(value, "HostConfig/Links")).collect(),
             extra_hosts: texts(value, "HostConfig/ExtraHosts"),
             published: published(value),
             state: State::read(value),
-            endpoints: endpoints.into_iter().map(Endpoint::read).collect(),
+            endpoints: endpoints.iter().map(Endpoint::read).collect(),
         }
     }
 
@@ -162,16 +160,23 @@ impl Container {
         pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
-    /// Whether this port of the host leads to it.
+    /// Returns true if this port of the host leads to it.
     pub(crate) fn publishes(&self, port: u16) -> bool {
         self.published.iter().any(|(_, host)| *host == port)
     }
 
     /// Where it takes connections to one of its ports: where the exercise wants it, or else, if it
-    /// is not published there, on its own network, which this machine is on as well.
-    pub(crate) fn door(&self, port: u16) -> Option<SocketAddr> {
+    /// is not published there, on its own network, which this machine is on as well. `None` while
+    /// it does not run: its port may be that of another program then.
+    pub(crate) fn address(&self, port: u16) -> Option<SocketAddr> {
+        if self.state.status != "running" {
+            return None;
+        }
         if self.publishes(port) {
             return Some((Ipv4Addr::LOCALHOST, port).into());
+        }
+        if let Some(host) = self.outer_port(port) {
+            return Some((Ipv4Addr::LOCALHOST, host).into());
         }
         let address = self.endpoints.iter().find_map(|it| it.address);
         address.map(|address| (address, port).into())
@@ -182,49 +187,71 @@ impl Container {
         self.published.iter().find(|(_, host)| *host == port).map_or(port, |(inner, _)| *inner)
     }
 
-    /// Whether it runs, or the engine is about to start it again.
+    /// The port of the host that one of its own is published at.
+    pub(crate) fn outer_port(&self, port: u16) -> Option<u16> {
+        let found = self.published.iter().find(|(inner, _)| *inner == port);
+        found.map(|(_, host)| *host)
+    }
+
+    /// Where a container that publishes one port is reached; `None` while it does not run.
+    pub(crate) fn published_address(&self) -> Option<SocketAddr> {
+        let (_, host) = self.published.first().filter(|_| self.state.status == "running")?;
+        Some((Ipv4Addr::LOCALHOST, *host).into())
+    }
+
+    /// Returns true if it runs, or the engine is about to start it again.
     pub(crate) fn lives(&self) -> bool {
         matches!(&*self.state.status, "running" | "restarting")
     }
 }
 
 impl Endpoint {
-    fn read((network, value): (String, &Value)) -> Endpoint {
+    fn read((network, value): &(String, Node)) -> Endpoint {
         let fixed = ["IPAMConfig/IPv4Address", "IPAMConfig/IPv6Address"];
-        let fixed = fixed.map(|path| text(value, path));
+        let fixed = fixed.map(|path| value.scalar_at(path));
         Endpoint {
-            network,
-            address: text(value, "IPAddress").parse().ok(),
+            network: network.clone(),
+            address: value.scalar_at("IPAddress").parse().ok(),
             fixed_address: fixed.into_iter().find(|address| !address.is_empty()),
         }
     }
 }
 
 impl State {
-    fn read(value: &Value) -> State {
+    fn read(value: &Node) -> State {
         State {
-            status: text(value, "State/Status"),
+            status: value.scalar_at("State/Status"),
             pid: number(value, "State/Pid"),
             exit_code: number(value, "State/ExitCode"),
             restarts: number(value, "RestartCount"),
-            started_at: text(value, "State/StartedAt").trim_end_matches('Z').to_owned(),
+            started_at: value.scalar_at("State/StartedAt").trim_end_matches('Z').to_owned(),
+            error: value.scalar_at("State/Error"),
         }
     }
 }
 
-/// What the compose file asks for, whether the container runs or not.
-fn published(value: &Value) -> Vec<(u16, u16)> {
+/// The ports that the engine has published; while the container is down, those that it will.
+fn published(value: &Node) -> Vec<(u16, u16)> {
     let mut ports = Vec::new();
-    for (port, bindings) in members(value, "HostConfig/PortBindings") {
-        let port = port.split('/').next().and_then(|port| port.parse().ok());
-        for binding in bindings.items() {
-            ports.extend(port.zip(text(binding, "HostPort").parse().ok()));
+    for path in ["NetworkSettings/Ports", "HostConfig/PortBindings"] {
+        for (inner, bindings) in members(value, path) {
+            let Some((inner, "tcp")) = inner.split_once('/') else { continue };
+            for binding in bindings.items() {
+                let host = binding.scalar_at("HostPort");
+                // A range of one port keeps its dash.
+                let host = host.split('-').next().unwrap_or_default();
+                if let (Ok(inner), Ok(host @ 1..)) = (inner.parse(), host.parse())
+                    && !ports.contains(&(inner, host))
+                {
+                    ports.push((inner, host));
+                }
+            }
         }
     }
     ports
 }
 
-/// Who of them is the service: by its name, else by what it does, else the one of two that is not
+/// The container of a service: by its name, else by what it does, else the one of two that is not
 /// the other service.
 pub(crate) fn find(containers: &[Container], role: Role) -> Option<&Container> {
     let other = role.other();
@@ -237,14 +264,14 @@ pub(crate) fn find(containers: &[Container], role: Role) -> Option<&Container> {
     })
 }
 
-/// Whether a container does what that service does: it takes its port, or asks a backend.
+/// Returns true if a container does what that service does: it takes its port, or has a backend.
 fn does(container: &Container, role: Role) -> bool {
     let port = role.port();
     let takes = container.published.iter().any(|(inner, host)| *inner == port || *host == port);
     takes || role == Role::Frontend && container.variable("API_BACKEND_URL").is_some()
 }
 
-/// What is wrong with the backend's host as the frontend is told it.
+/// The defect of the backend's host as the frontend is told it.
 pub(crate) fn host_defect(frontend: &Container) -> Option<Words> {
     let Some(host) = frontend.variable("API_BACKEND_URL").filter(|host| !host.is_empty()) else {
         return Some(words("API_BACKEND_URL is not set", "API_BACKEND_URL n'est pas définie"));
@@ -266,7 +293,7 @@ pub(crate) fn host_defect(frontend: &Container) -> Option<Words> {
     })
 }
 
-/// What is wrong with the backend's port as the frontend is told it.
+/// The defect of the backend's port as the frontend is told it.
 pub(crate) fn port_defect(frontend: &Container) -> Option<Words> {
     match frontend.variable("API_BACKEND_PORT") {
         None | Some("") => {
@@ -280,7 +307,7 @@ pub(crate) fn port_defect(frontend: &Container) -> Option<Words> {
     }
 }
 
-/// What is wrong with how the backend is found.
+/// The defect of how the backend is found.
 pub(crate) fn finding_defect(backend: &Container, frontend: &Container) -> Option<Words> {
     for container in [frontend, backend] {
         let service = &container.service;
@@ -313,40 +340,123 @@ pub(crate) fn common_networks<'a>(a: &'a Container, b: &Container) -> Vec<&'a st
     a.endpoints.iter().filter(on_both).map(|endpoint| &*endpoint.network).collect()
 }
 
-/// Whether an image's name means the tag `latest`: said, or left out.
+/// Returns true if an image's name means the tag `latest`: said, or left out.
 pub(crate) fn is_latest(image: &str) -> bool {
     // A colon before the last slash is a registry's port; `@` begins a digest.
     let name = image.rsplit('/').next().unwrap_or_default();
     !name.contains('@') && name.split_once(':').is_none_or(|(_, tag)| tag == "latest")
 }
 
-/// Namespace and name, if this is an address on Docker Hub.
+/// Namespace and name, if this is an address on Docker Hub in one of these forms, with `https://`,
+/// `http://` or none before the host, and with anything behind a further `/`, `?` or `#`:
+/// `hub.docker.com/r/NS/NAME`, `hub.docker.com/repository/docker/NS/NAME`; or without a host, as
+/// `docker pull` takes it: `NS/NAME[:TAG]`, `docker.io/NS/NAME[:TAG]`.
 pub(crate) fn on_hub(url: &str) -> Option<(&str, &str)> {
     let url = url.trim();
-    let url = url.strip_prefix("https://").or(url.strip_prefix("http://")).unwrap_or(url);
-    let path = url.strip_prefix("www.").unwrap_or(url).strip_prefix("hub.docker.com/")?;
-    let path = path.split(['?', '#']).next().unwrap_or_default();
-    let mut parts = path.split('/').filter(|part| !part.is_empty());
-    let namespace = match parts.next()? {
-        "r" => parts.next()?,
-        "repository" => {
-            parts.next()?;
-            parts.next()?
+    let with_scheme = url.strip_prefix("https://").or(url.strip_prefix("http://"));
+    let bare = with_scheme.unwrap_or(url);
+    let (namespace, name) = match bare.strip_prefix("hub.docker.com/") {
+        Some(path) => {
+            let path = path.split(['?', '#']).next().unwrap_or_default();
+            let path = path.strip_prefix("r/").or(path.strip_prefix("repository/docker/"))?;
+            let mut parts = path.split('/');
+            (parts.next()?, parts.next()?)
         }
-        namespace => namespace,
+        None if with_scheme.is_none() => {
+            let (namespace, name) =
+                bare.strip_prefix("docker.io/").unwrap_or(bare).split_once('/')?;
+            (namespace, name.split_once(':').map_or(name, |(name, _)| name))
+        }
+        None => return None,
     };
-    let name = parts.next()?;
-    let fits = |part: &str| {
-        part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c))
+    let fits = |part: &str, joints: &str| {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || joints.contains(c);
+        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(fits)
     };
-    (fits(namespace) && fits(name)).then_some((namespace, name))
+    // A dot in the first part is another registry's host.
+    (fits(namespace, "-_") && fits(name, "-_.")).then_some((namespace, name))
 }
 
-/// The services of `docker-compose config`, each with what is said of its build.
+/// A compose file of containers that run, of what the engine knows of them.
+pub(crate) fn plan_of(containers: &[&Container]) -> Node {
+    let list = |texts: &[String]| Node::List(texts.iter().map(Node::text).collect());
+    let services = containers.iter().map(|it| {
+        let mut service = Node::map([
+            ("image", Node::text(&it.image_id)),
+            ("command", list(&it.arguments)),
+            ("environment", list(&it.variables)),
+        ]);
+        if !it.entrypoint.is_empty() {
+            service.set("entrypoint", list(&it.entrypoint));
+        }
+        for (key, value) in [("user", &it.user), ("working_dir", &it.working_dir)] {
+            if !value.is_empty() {
+                service.set(key, Node::text(value));
+            }
+        }
+        (it.service.clone(), service)
+    });
+    Node::map([("services", Node::Map(services.collect()))])
+}
+
+/// Returns true if the backend is started before the frontend by what the configuration says.
+pub(crate) fn is_ordered(config: &Node, backend: &str, frontend: &str) -> bool {
+    let services = config.at("services");
+    let needed_by = |name: &str| -> Vec<String> {
+        let Some(service) = services.and_then(|services| services.at(name)) else {
+            return Vec::new();
+        };
+        let mut needed: Vec<String> = Vec::new();
+        for key in ["depends_on", "links", "volumes_from"] {
+            needed.extend(members(service, key).iter().map(|(name, _)| name.clone()));
+            let listed = texts(service, key).into_iter();
+            needed.extend(listed.filter_map(|it| Some(it.split(':').next()?.to_owned())));
+        }
+        for key in ["network_mode", "pid", "ipc"] {
+            let mode = service.scalar_at(key);
+            needed.extend(mode.strip_prefix("service:").map(str::to_owned));
+        }
+        needed
+    };
+    let (mut known, mut at) = (needed_by(frontend), 0);
+    while let Some(name) = known.get(at).cloned() {
+        at += 1;
+        for name in needed_by(&name) {
+            if !known.contains(&name) {
+                known.push(name);
+            }
+        }
+    }
+    known.iter().any(|name| name == backend)
+}
+
+/// Returns true if two entries of a configuration want the same port of the host.
+pub(crate) fn publishes_twice(config: &Node) -> bool {
+    let mut taken: Vec<String> = Vec::new();
+    for (_, service) in members(config, "services") {
+        for entry in service.at("ports").map(Node::items).unwrap_or_default() {
+            let host = match entry.scalar() {
+                Some(short) => {
+                    let parts: Vec<&str> = short.split(':').collect();
+                    parts.len().checked_sub(2).map_or("", |it| parts[it]).to_owned()
+                }
+                None => entry.scalar_at("published"),
+            };
+            if !host.is_empty() && taken.contains(&host) {
+                return true;
+            }
+            taken.push(host);
+        }
+    }
+    false
+}
+
+/// What a configuration says of a service's image.
 pub(crate) struct Build {
     pub(crate) service: String,
     /// The image's name, if it is given one.
     pub(crate) image: String,
+    /// Empty if the service builds nothing.
     pub(crate) context: String,
     /// Relative to the context; empty for `Dockerfile`.
     pub(crate) dockerfile: String,
@@ -355,29 +465,18 @@ pub(crate) struct Build {
 }
 
 impl Build {
-    pub(crate) fn read_all(config: &Value) -> Vec<Build> {
-        let services = members(config, "services").into_iter();
-        services.map(|(service, spec)| Build::read(service, spec)).collect()
-    }
-
-    fn read(service: String, spec: &Value) -> Build {
-        let arguments = members(spec, "build/args")
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value.text()?.into_owned())));
-        let listed = texts(spec, "build/args").into_iter();
-        let listed = listed.filter_map(|pair| {
-            pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
-        });
-        let short = spec.get("build").and_then(Value::text);
-        Build {
-            service,
-            image: text(spec, "image"),
-            context: short
-                .map_or_else(|| text(spec, "build/context"), std::borrow::Cow::into_owned),
-            dockerfile: text(spec, "build/dockerfile"),
-            target: text(spec, "build/target"),
-            arguments: arguments.chain(listed).collect(),
-        }
+    pub(crate) fn read_all(config: &Node) -> Vec<Build> {
+        let services = members(config, "services").iter();
+        services
+            .map(|(service, spec)| Build {
+                service: service.clone(),
+                image: spec.scalar_at("image"),
+                context: spec.scalar_at("build/context"),
+                dockerfile: spec.scalar_at("build/dockerfile"),
+                target: spec.scalar_at("build/target"),
+                arguments: spec.at("build/args").map(Node::pairs).unwrap_or_default(),
+            })
+            .collect()
     }
 }
 
@@ -479,8 +578,20 @@ mod tests {
             ("https://hub.docker.com/r/ns/name", Some(("ns", "name"))),
             ("hub.docker.com/r/ns/name/tags", Some(("ns", "name"))),
             ("http://hub.docker.com/repository/docker/ns/name/general", Some(("ns", "name"))),
-            ("https://hub.docker.com/ns/name/", Some(("ns", "name"))),
             ("https://hub.docker.com/r/ns/name?tab=tags", Some(("ns", "name"))),
+            ("ns/name", Some(("ns", "name"))),
+            (" ns/name:latest ", Some(("ns", "name"))),
+            ("docker.io/ns/name:1.0", Some(("ns", "name"))),
+            ("https://hub.docker.com/ns/name/", None),
+            ("https://hub.docker.com/u/name", None),
+            ("hub.docker.com/u/ns/name", None),
+            ("https://docker.io/ns/name", None),
+            ("ghcr.io/ns/name", None),
+            ("quay.io/name", None),
+            ("localhost:5000/name", None),
+            ("ns/name/more", None),
+            ("NS/name", None),
+            ("name", None),
             ("https://hub.docker.com/r/ns", None),
             ("https://hub.docker.com/", None),
             ("https://hub.docker.com.evil.example/r/ns/name", None),
@@ -489,6 +600,62 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(on_hub(url), found, "{url}");
+        }
+    }
+
+    fn config(services: &str) -> Node {
+        let json = format!("{{\"services\": {services}}}");
+        Node::from(&Value::read(json.as_bytes()).expect(services), Dollars::Doubled)
+    }
+
+    #[test]
+    fn the_configuration_says_which_service_is_started_first() {
+        for (services, is_ordered) in [
+            (r#"{"b": {}, "f": {"depends_on": ["b"]}}"#, true),
+            (r#"{"b": {}, "f": {"depends_on": {"b": {"condition": "service_started"}}}}"#, true),
+            (r#"{"b": {}, "c": {"depends_on": ["b"]}, "f": {"depends_on": ["c"]}}"#, true),
+            (r#"{"b": {}, "f": {"links": ["b:other"]}}"#, true),
+            (r#"{"b": {}, "f": {"network_mode": "service:b"}}"#, true),
+            (r#"{"b": {}, "f": {}}"#, false),
+            (r#"{"b": {"depends_on": ["f"]}, "f": {}}"#, false),
+        ] {
+            assert_eq!(super::is_ordered(&config(services), "b", "f"), is_ordered, "{services}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_wanted_twice_is_the_deployments_own_fault() {
+        for (services, is_twice) in [
+            (r#"{"a": {"ports": ["8000:8000"]}, "b": {"ports": ["8001:8000"]}}"#, false),
+            (r#"{"a": {"ports": ["8000:8000"]}, "b": {"ports": ["8000:8001"]}}"#, true),
+            (r#"{"a": {"ports": ["8000"]}, "b": {"ports": ["8000"]}}"#, false),
+            (
+                r#"{"a": {"ports": [{"published": 8000, "target": 1}, {"published": 8000, "target": 2}]}}"#,
+                true,
+            ),
+        ] {
+            assert_eq!(publishes_twice(&config(services)), is_twice, "{services}");
+        }
+    }
+
+    #[test]
+    fn ports_are_those_that_the_engine_has_published() {
+        for (document, ports) in [
+            (
+                r#"[{"NetworkSettings": {"Ports": {"8000/tcp": [{"HostPort": "8000"}, {"HostPort": "8000"}]}}}]"#,
+                &[(8000, 8000)][..],
+            ),
+            (
+                r#"[{"HostConfig": {"PortBindings": {"8000/tcp": [{"HostPort": "8000-8000"}]}}}]"#,
+                &[(8000, 8000)],
+            ),
+            (
+                r#"[{"NetworkSettings": {"Ports": {"53/udp": [{"HostPort": "53"}], "1/tcp": null}}}]"#,
+                &[],
+            ),
+        ] {
+            let containers = Container::read_all(document.as_bytes()).expect(document);
+            assert_eq!(containers[0].published, ports, "{document}");
         }
     }
 
@@ -503,7 +670,7 @@ mod tests {
     fn what_the_engine_was_recorded_to_say_is_read() {
         let [backend, frontend] = recorded("good", "containers.json");
         assert_eq!((backend.inner_port(8001), backend.publishes(8000)), (8001, false));
-        assert_eq!(backend.door(8001), Some(([127, 0, 0, 1], 8001).into()));
+        assert_eq!(backend.address(8001), Some(([127, 0, 0, 1], 8001).into()));
         assert_eq!((&*backend.restart_policy, backend.state.restarts), ("always", 0));
         assert_eq!((&*backend.image, &*backend.user), ("student/api-backend", ""));
         assert_eq!((&*frontend.arguments[0], frontend.has_health_check), ("python3", false));

@@ -32,6 +32,8 @@ struct Stage {
 impl Dockerfile {
     /// Reads one, given the build's arguments; the stage `target` is built, or the last one.
     pub(crate) fn read(text: &str, arguments: &[(String, String)], target: &str) -> Dockerfile {
+        // Builders skip the mark that some editors put first.
+        let text = text.trim_start_matches('\u{feff}');
         let escape = escape(text);
         let mut global = Pairs::new();
         let mut stages: Vec<Stage> = Vec::new();
@@ -327,6 +329,7 @@ mod tests {
             "FROM a\nLABEL hub_url=https://hub.docker.com/r/ns/name",
             "FROM a\nLABEL hub_url=\"https://hub.docker.com/r/ns/name\"\n",
             "FROM a\nLABEL 'hub_url'='https://hub.docker.com/r/ns/name'",
+            "\u{feff}FROM a\r\nLABEL hub_url=https://hub.docker.com/r/ns/name\r\n",
             "from a\nlabel \"hub_url\"=https://hub.docker.com/r/ns/name\r\n",
             // The legacy form: to the end of the line.
             "FROM a\nLABEL hub_url https://hub.docker.com/r/ns/name",

@@ -1,12 +1,15 @@
-//! Who on this machine listens on a port, by what the kernel shows in `/proc`.
+//! This machine: which process listens on a port, by what the kernel shows in `/proc`, and the lock
+//! that lets one marker at a time have the ports of the exercise.
 
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 
 use crate::words::{Words, words};
 
-/// Whoever listens there; `None` if nobody does.
+/// The process that listens on a port; `None` if none does.
 pub(crate) fn listener(port: u16) -> Option<Words> {
     match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
@@ -17,9 +20,31 @@ pub(crate) fn listener(port: u16) -> Option<Words> {
     let socket = tables.iter().flat_map(|table| table.lines()).find_map(|line| socket(line, port));
     let process = socket.and_then(|inode| process(&inode));
     Some(process.map_or_else(
-        || words("a process of somebody else", "un processus de quelqu'un d'autre"),
+        || words("a process of another user", "un processus d'un autre utilisateur"),
         Words::quoted,
     ))
+}
+
+/// The lock of the machine. The kernel releases it with the process, however that ends.
+pub(crate) struct Lock(#[allow(dead_code)] UnixListener);
+
+impl Lock {
+    /// Takes the lock; `None` if another marker has it.
+    pub(crate) fn acquire() -> io::Result<Option<Lock>> {
+        // An abstract name is one of a network namespace, as the ports are.
+        let name = SocketAddr::from_abstract_name("grade.marking")?;
+        match UnixListener::bind_addr(&name) {
+            Ok(listener) => Ok(Some(Lock(listener))),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The number of this machine's network namespace: what the lock is for.
+pub(crate) fn machine() -> String {
+    let link = fs::read_link("/proc/self/ns/net").unwrap_or_default();
+    link.to_string_lossy().chars().filter(char::is_ascii_digit).collect()
 }
 
 /// The inode of a listening socket, from its line in `/proc/net/tcp`.
@@ -54,12 +79,12 @@ mod tests {
     use crate::words::Lang;
 
     #[test]
-    fn who_listens_is_named() {
+    fn a_process_that_listens_is_named() {
         let own = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
         let port = own.local_addr().expect("an address").port();
-        let who = listener(port).expect("somebody");
+        let process = listener(port).expect("a process");
         let pid = format!("(pid {})", std::process::id());
-        assert!(who.text(Lang::English).ends_with(&pid), "{who:?}");
+        assert!(process.text(Lang::English).ends_with(&pid), "{process:?}");
     }
 
     #[test]

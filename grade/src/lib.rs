@@ -20,16 +20,24 @@ mod progress;
 mod checkout;
 mod engine;
 mod probe;
-mod safety;
+mod sources;
 
 mod command;
+mod context;
 mod deployment;
 mod dockerfile;
+mod environment;
 mod host;
+mod plan;
+
+mod policy;
+
 mod outcome;
+mod paths;
 
 mod rubric;
 
+mod node;
 mod words;
 
 use std::fs::File;
@@ -39,6 +47,7 @@ use std::process::ExitCode;
 use common::runtime::{self, Ending, Signals};
 use common::sys::{self, SIGCHLD, SIGINT, SIGTERM};
 use tools::signals::until_signal;
+use tools::sys::{SIGHUP, SIGQUIT};
 use tools::verb::{Failure, interrupted};
 
 use batch::Batch;
@@ -55,9 +64,9 @@ pub fn run(arguments: &[String]) -> Result<ExitCode, Failure> {
     Ok(grade(&options)?.into())
 }
 
-/// Marks what is to be marked; the exit code.
+/// Marks all that the options name; the exit code.
 fn grade(options: &Options) -> io::Result<u8> {
-    let signals = sys::signals(&[SIGTERM, SIGINT, SIGCHLD])?;
+    let signals = sys::signals(&[SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCHLD])?;
     let ending = Ending::default();
     runtime::run(&ending, async {
         let signals = Signals::new(signals);
@@ -74,7 +83,9 @@ fn grade(options: &Options) -> io::Result<u8> {
             progress: Progress::new(options.lang),
             allowed: options.allowed.clone(),
             hub: options.hub,
-            build_patience: options.build_patience,
+            is_offline: options.is_offline,
+            variables: options.variables.clone(),
+            build_timeout: options.build_timeout,
             kept_log: options.keep_log.as_ref().map(File::create).transpose()?,
         };
         Batch { options, marker, signals }.run().await

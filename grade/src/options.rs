@@ -7,8 +7,9 @@ use std::time::Duration;
 use common::cli::Kind;
 use tools::arguments::Arguments;
 
+use crate::environment::{Variables, is_name, is_plain};
+use crate::policy;
 use crate::report::Format;
-use crate::safety;
 use crate::words::Lang;
 
 /// The verb's part of `--help`.
@@ -17,20 +18,27 @@ usage: lab grade PATH [--format text|json|junit|markdown] [--output FILE]
        lab grade --running PROJECT [PATH]
        lab grade PATH PATH ... --csv FILE [--reports FOLDER]
        Marks a deployment of api-backend and api-frontend out of 20: builds and starts the
-       checkout PATH with Compose, looks, crashes both, removes all again. --running marks what is
-       up already, and neither builds nor stops it. Several make a table, and a report each.
+       checkout PATH with Compose, looks, crashes both, and removes what it made. --running marks
+       what is up already, and neither builds nor stops it. Several make a table, and a report
+       each. A PATH that begins with a dash goes behind --.
        --lang en|fr          the report's language; by default that of LC_ALL or LANG
        --pass N              a mark below N is exit code 1
+       --env NAME[=VALUE]    passes a variable to the compose file; none of the caller's is
+                             passed otherwise
        --hub                 asks Docker Hub whether the images can be pulled
        --build-timeout N     seconds that a build may take; 600
+       --build-network none  builds without a network
        --keep-log FILE       keeps the whole log of the build
        --allow WORD          lets through what is otherwise refused: privileges, devices,
-                             namespaces, mounts, paths, remote, build, external, engine, unknown
-       Needs a Docker engine, and ports 8000 and 8001. Exit code 2: refused, or not markable.
+                             namespaces, mounts, paths, remote, build, external, engine,
+                             resources, unknown
+       Needs a Docker engine, Compose, a Python with PyYAML, and ports 8000 and 8001. One marking
+       runs on a machine at a time; others wait. Exit code 2: refused, or not marked.
 ";
 
 /// How long a build may take: one that compiles takes minutes.
 const BUILD_SECONDS: u64 = 600;
+
 #[derive(Debug, PartialEq)]
 pub(crate) struct Options {
     pub(crate) paths: Vec<PathBuf>,
@@ -45,7 +53,9 @@ pub(crate) struct Options {
     pub(crate) pass: Option<u32>,
     pub(crate) allowed: Vec<String>,
     pub(crate) hub: bool,
-    pub(crate) build_patience: Duration,
+    pub(crate) is_offline: bool,
+    pub(crate) variables: Variables,
+    pub(crate) build_timeout: Duration,
 }
 
 impl Options {
@@ -62,12 +72,24 @@ impl Options {
             pass: None,
             allowed: Vec::new(),
             hub: false,
-            build_patience: Duration::from_secs(BUILD_SECONDS),
+            is_offline: false,
+            variables: Variables::default(),
+            build_timeout: Duration::from_secs(BUILD_SECONDS),
         };
         let mut arguments = Arguments::new(arguments);
         while let Some(word) = arguments.next_word()? {
             match word {
                 "--hub" => options.hub = true,
+                "--env" => {
+                    let takes = "NAME, or NAME=VALUE without quotes, backslashes and dollars";
+                    let (name, value) = variable(arguments.value(takes)?)?;
+                    options.variables.push(&name, &value);
+                }
+                "--build-network" => {
+                    let _: String = arguments.parsed(Kind::Word(&["none"]))?;
+                    options.is_offline = true;
+                }
+                "--" => options.paths.extend(arguments.rest().map(PathBuf::from)),
                 "--running" => options.running = Some(arguments.value("a project's name")?.into()),
                 "--csv" => options.csv = Some(arguments.value("a file")?.into()),
                 "--reports" => options.reports = Some(arguments.value("a folder")?.into()),
@@ -94,9 +116,9 @@ impl Options {
                     options.pass = Some(quarters);
                 }
                 "--build-timeout" => {
-                    options.build_patience = Duration::from_secs(arguments.number(1, 86_400)?);
+                    options.build_timeout = Duration::from_secs(arguments.number(1, 86_400)?);
                 }
-                "--allow" => options.allowed.push(arguments.parsed(Kind::Word(safety::WORDS))?),
+                "--allow" => options.allowed.push(arguments.parsed(Kind::Word(policy::WORDS))?),
                 _ if word.starts_with('-') => return Err(arguments.unknown("grade")),
                 path => options.paths.push(path.into()),
             }
@@ -116,6 +138,22 @@ impl Options {
             (_, None, _) if self.reports.is_some() => Err("--reports needs --csv FILE".to_owned()),
             _ => Ok(self),
         }
+    }
+}
+
+/// A variable and its value: as it is given, or that of the caller.
+fn variable(word: &str) -> Result<(String, String), String> {
+    let (name, value) = match word.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (word, env::var(word).ok()),
+    };
+    match value {
+        _ if !is_name(name) => Err(format!("--env holds {word:?}; it takes NAME or NAME=VALUE")),
+        None => Err(format!("--env holds {word:?}, and there is no such variable")),
+        Some(value) if !is_plain(&value) => {
+            Err(format!("--env {name}: its value holds a quote, a backslash, a dollar or a line"))
+        }
+        Some(value) => Ok((name.to_owned(), value)),
     }
 }
 
@@ -144,8 +182,13 @@ mod tests {
         assert_eq!(options.paths, [PathBuf::from("a")]);
         assert_eq!((options.format, options.lang), (Format::Junit, Lang::French));
         assert_eq!((options.pass, options.hub), (Some(51), true));
-        assert_eq!(options.build_patience, Duration::from_secs(5));
+        assert_eq!(options.build_timeout, Duration::from_secs(5));
         assert_eq!(options.allowed, ["mounts"]);
+        let options =
+            read("--env A=1 --env B=c=d --build-network none --csv c -- --x -y").expect("paths");
+        assert_eq!(options.paths, ["--x", "-y"].map(PathBuf::from));
+        assert_eq!((options.variables.get("A"), options.variables.get("B")), ("1", "c=d"));
+        assert!(options.is_offline);
         assert_eq!(read("a b --csv c").expect("a class").paths.len(), 2);
         assert_eq!(read("--running p a").expect("one that runs").running.as_deref(), Some("p"));
     }
@@ -169,6 +212,9 @@ mod tests {
                 "a --format xml",
                 "--format holds \"xml\"; it takes text or json or junit or markdown",
             ),
+            ("a --env 1=2", "--env holds \"1=2\"; it takes NAME or NAME=VALUE"),
+            ("a --env NO_SUCH_ONE", "--env holds \"NO_SUCH_ONE\", and there is no such variable"),
+            ("a --build-network host", "--build-network holds \"host\"; it takes none"),
             ("a --frob", "unknown argument \"--frob\"; see lab grade --help"),
         ] {
             assert_eq!(read(line).expect_err(line), said);
@@ -180,7 +226,7 @@ mod tests {
 
     #[test]
     fn the_usage_names_every_word_of_allow() {
-        for word in safety::WORDS {
+        for word in policy::WORDS {
             assert!(USAGE.contains(word), "{word}");
         }
     }

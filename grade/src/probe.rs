@@ -1,4 +1,4 @@
-//! Asking a deployment over HTTP as `curl` does, and comparing what it answers.
+//! Requests to a deployment over HTTP as `curl` sends them, and comparing its responses.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,30 +14,30 @@ use crate::deployment::Role;
 use crate::words::{Words, words};
 use tools::contract::{BACKEND, FRONTEND};
 
-/// For one answer: as long as our own frontend lets a backend take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// For one response: as long as our own frontend lets a backend take.
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// A development server's error page with its stack fits.
 const LIMITS: Limits = Limits { head_bytes_max: 16 << 10, body_bytes_max: 256 << 10 };
 /// How much of a body a report shows.
 const SHOWN_BYTES_MAX: usize = 200;
 
-/// What came of one GET.
+/// What one GET led to.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Reply {
-    /// Nobody took the connection.
-    Closed,
+pub(crate) enum Probed {
+    /// The connection was not accepted.
+    Refused,
     /// It was closed again without a byte.
-    Nothing,
-    /// Neither an answer nor an end in time.
-    Silence,
-    /// What came was not HTTP.
-    Broken(Refusal),
-    Answer(Answer),
+    Closed,
+    /// Neither a response nor an end in time.
+    TimedOut,
+    /// The bytes were no HTTP.
+    Malformed(Refusal),
+    Response(Response),
 }
 
-/// A whole answer.
+/// A whole response.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) content_type: String,
     pub(crate) body: Vec<u8>,
@@ -51,38 +51,38 @@ pub(crate) fn wanted(role: Role) -> &'static str {
     }
 }
 
-/// Asks for a path; where there is no door, nobody answers.
-pub(crate) async fn get(door: Option<SocketAddr>, path: &str) -> Reply {
-    let Some(door) = door else { return Reply::Closed };
-    let asked = async {
-        match client::connect(&door).await {
-            Ok(socket) => converse(&socket, door, path).await,
-            Err(_) => Reply::Closed,
+/// Requests a path; without an address, nothing accepts the connection.
+pub(crate) async fn get(address: Option<SocketAddr>, path: &str) -> Probed {
+    let Some(address) = address else { return Probed::Refused };
+    let requested = async {
+        match client::connect(&address).await {
+            Ok(socket) => request(&socket, address, path).await,
+            Err(_) => Probed::Refused,
         }
     };
-    runtime::within(runtime::now() + PATIENCE, asked).await.unwrap_or(Reply::Silence)
+    runtime::within(runtime::now() + TIMEOUT, requested).await.unwrap_or(Probed::TimedOut)
 }
 
-async fn converse(socket: &Watched<TcpStream>, door: SocketAddr, path: &str) -> Reply {
+async fn request(socket: &Watched<TcpStream>, address: SocketAddr, path: &str) -> Probed {
     let mut call = Call::new(LIMITS);
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {door}\r\nUser-Agent: lab\r\nConnection: close\r\n\r\n"
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: grade\r\nConnection: close\r\n\r\n"
     );
-    call.ask(request.as_bytes());
+    call.ask(head.as_bytes());
     let mut received = Vec::new();
     loop {
         match call.answer() {
             Ok(None) => {}
-            Ok(Some(answer)) => {
-                let (status, body) = (answer.status, answer.body.to_vec());
-                return Reply::Answer(Answer {
+            Ok(Some(message)) => {
+                let (status, body) = (message.status, message.body.to_vec());
+                return Probed::Response(Response {
                     status,
                     content_type: content_type(&received),
                     body,
                 });
             }
-            Err(_) if received.is_empty() => return Reply::Nothing,
-            Err(refusal) => return Reply::Broken(refusal),
+            Err(_) if received.is_empty() => return Probed::Closed,
+            Err(refusal) => return Probed::Malformed(refusal),
         }
         match exchange(socket, &mut call, &mut received).await {
             Ok(1..) => {}
@@ -119,51 +119,62 @@ fn content_type(answer: &[u8]) -> String {
     found.map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
 }
 
-impl Reply {
-    pub(crate) fn answer(&self) -> Option<&Answer> {
+impl Probed {
+    pub(crate) fn response(&self) -> Option<&Response> {
         match self {
-            Reply::Answer(answer) => Some(answer),
+            Probed::Response(response) => Some(response),
             _ => None,
         }
     }
 
-    /// Whether its JSON holds that of another service's answer.
-    pub(crate) fn holds(&self, answer: &Answer) -> bool {
-        self.answer().is_some_and(|own| holds(&own.body, &answer.body))
+    /// Returns true if its JSON holds that of another service's response.
+    pub(crate) fn holds(&self, response: &Response) -> bool {
+        self.response().is_some_and(|own| holds(&own.body, &response.body))
     }
 
-    /// What came, in words.
-    pub(crate) fn told(&self) -> Words {
+    /// Returns true if it is a success, and the same as another one: as values, if both are JSON.
+    pub(crate) fn is_same(&self, other: &Probed) -> bool {
+        let (Some(own), Some(other)) = (self.response(), other.response()) else { return false };
+        let is_success = (200..400).contains(&own.status);
+        let same = match (Value::read(&own.body), Value::read(&other.body)) {
+            (Ok(own), Ok(other)) => equal(&own, &other),
+            _ => own.body == other.body,
+        };
+        is_success && own.status == other.status && same
+    }
+
+    /// It in words.
+    pub(crate) fn shown(&self) -> Words {
         match self {
-            Reply::Closed => {
-                words("nobody takes the connection", "personne n'accepte la connexion")
+            Probed::Refused => {
+                words("the connection is not accepted", "la connexion n'est pas acceptée")
             }
-            Reply::Nothing => words(
-                "the connection is closed without an answer",
+            Probed::Closed => words(
+                "the connection is closed without a response",
                 "la connexion est fermée sans réponse",
             ),
-            Reply::Silence => words(
-                format!("no answer within {} s", PATIENCE.as_secs()),
-                format!("pas de réponse en {} s", PATIENCE.as_secs()),
+            Probed::TimedOut => words(
+                format!("no response within {} s", TIMEOUT.as_secs()),
+                format!("pas de réponse en {} s", TIMEOUT.as_secs()),
             ),
-            Reply::Broken(refusal) => words(
-                format!("what comes is not valid HTTP: {refusal}"),
-                format!("ce qui vient n'est pas du HTTP valide : {refusal}"),
+            Probed::Malformed(refusal) => words(
+                format!("the response is not valid HTTP: {refusal}"),
+                format!("la réponse n'est pas du HTTP valide : {refusal}"),
             ),
-            Reply::Answer(answer) => {
-                let (status, shown) = (answer.status, shown(&answer.body));
+            Probed::Response(response) => {
+                let (status, body) = (response.status, beginning(&response.body));
                 words(
-                    format!("the answer is {status}: {shown}"),
-                    format!("la réponse est {status} : {shown}"),
+                    format!("the response is {status}: {body}"),
+                    format!("la réponse est {status} : {body}"),
                 )
             }
         }
     }
 
-    /// What is wrong with it, if it is not the JSON that is wanted.
+    /// The defect, if it is not the JSON that is wanted.
     pub(crate) fn defect(&self, wanted: &str) -> Option<Words> {
-        let Reply::Answer(Answer { status: 200, content_type, body }) = self else {
-            return Some(self.told());
+        let Probed::Response(Response { status: 200, content_type, body }) = self else {
+            return Some(self.shown());
         };
         let media_type = content_type.split(';').next().unwrap_or_default().trim();
         if !media_type.eq_ignore_ascii_case("application/json") {
@@ -175,7 +186,7 @@ impl Reply {
                 ),
             });
         }
-        let shown = shown(body);
+        let shown = beginning(body);
         match Value::read(body) {
             Err(fault) => Some(words(
                 format!("its body is not JSON ({fault}): {shown}"),
@@ -195,13 +206,13 @@ fn is(value: &Value, wanted: &str) -> bool {
 }
 
 /// The beginning of a body.
-fn shown(body: &[u8]) -> String {
+fn beginning(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES_MAX)]);
     let more = if body.len() > SHOWN_BYTES_MAX { " …" } else { "" };
     format!("{}{more}", text.trim())
 }
 
-/// Whether two values are the same: members have no order, and numbers many spellings.
+/// Returns true if two values are the same: members have no order, and numbers many spellings.
 fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Null, Value::Null) => true,
@@ -222,7 +233,7 @@ fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// Whether one JSON text holds another as one of its values, at any depth.
+/// Returns true if one JSON text holds another as one of its values, at any depth.
 fn holds(whole: &[u8], part: &[u8]) -> bool {
     fn within(value: &Value, part: &Value) -> bool {
         equal(value, part)
@@ -242,9 +253,9 @@ fn holds(whole: &[u8], part: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn reply(status: u16, content_type: &str, body: &str) -> Reply {
+    fn probed(status: u16, content_type: &str, body: &str) -> Probed {
         let content_type = content_type.to_owned();
-        Reply::Answer(Answer { status, content_type, body: body.as_bytes().to_vec() })
+        Probed::Response(Response { status, content_type, body: body.as_bytes().to_vec() })
     }
 
     #[test]
@@ -268,29 +279,29 @@ mod tests {
     #[test]
     fn the_exercises_json_passes_in_any_spelling_and_nothing_else() {
         let utf8 = r#"{"body":"Je suis une réponse du backend"}"#;
-        for (reply, defect) in [
-            (reply(200, "application/json", BACKEND), None),
-            (reply(200, "Application/JSON; charset=utf-8", utf8), None),
-            (reply(201, "application/json", BACKEND), Some("the answer is 201")),
-            (reply(200, "text/html; charset=utf-8", BACKEND), Some("Content-Type is text/html")),
-            (reply(200, "", BACKEND), Some("no Content-Type")),
+        for (probed, defect) in [
+            (probed(200, "application/json", BACKEND), None),
+            (probed(200, "Application/JSON; charset=utf-8", utf8), None),
+            (probed(201, "application/json", BACKEND), Some("the response is 201")),
+            (probed(200, "text/html; charset=utf-8", BACKEND), Some("Content-Type is text/html")),
+            (probed(200, "", BACKEND), Some("no Content-Type")),
             (
-                reply(200, "application/json", "Je suis"),
+                probed(200, "application/json", "Je suis"),
                 Some("not JSON (an unexpected byte at byte 0)"),
             ),
             (
-                reply(200, "application/json", "{\"body\": 1}"),
+                probed(200, "application/json", "{\"body\": 1}"),
                 Some("its JSON is {\"body\": 1}, not "),
             ),
-            (Reply::Closed, Some("nobody takes the connection")),
-            (Reply::Nothing, Some("closed without an answer")),
-            (Reply::Silence, Some("no answer within 5 s")),
-            (Reply::Broken(Refusal::StartLine), Some("not valid HTTP: malformed start line")),
+            (Probed::Refused, Some("the connection is not accepted")),
+            (Probed::Closed, Some("closed without a response")),
+            (Probed::TimedOut, Some("no response within 5 s")),
+            (Probed::Malformed(Refusal::StartLine), Some("not valid HTTP: malformed start line")),
         ] {
-            let seen = reply.defect(BACKEND);
+            let seen = probed.defect(BACKEND);
             let seen = seen.as_ref().map(|words| words.text(crate::words::Lang::English));
             match defect {
-                None => assert_eq!(seen, None, "{reply:?}"),
+                None => assert_eq!(seen, None, "{probed:?}"),
                 Some(part) => assert!(seen.is_some_and(|seen| seen.contains(part)), "{seen:?}"),
             }
         }
@@ -306,12 +317,28 @@ mod tests {
 
     #[test]
     fn the_content_type_is_taken_from_the_head_alone() {
-        for (answer, expected) in [
+        for (head, expected) in [
             ("HTTP/1.0 200 OK\r\ncontent-TYPE:\ttext/plain \r\n\r\n", "text/plain"),
             ("HTTP/1.0 200 OK\r\n\r\nContent-Type: a/b\r\n", ""),
             ("HTTP/1.0 200 OK\r\nX: y\r\nContent-Type: a/b\r\n\r\n", "a/b"),
         ] {
-            assert_eq!(content_type(answer.as_bytes()), expected);
+            assert_eq!(content_type(head.as_bytes()), expected);
         }
+    }
+
+    #[test]
+    fn a_response_is_as_before_if_it_is_a_success_of_the_same_value() {
+        let first = probed(200, "application/json", r#"{"a": 1, "b": 2}"#);
+        for (other, is_same) in [
+            (probed(200, "text/html", r#"{"b":2,"a":1.0}"#), true),
+            (probed(201, "application/json", r#"{"a": 1, "b": 2}"#), false),
+            (probed(200, "application/json", r#"{"a": 1}"#), false),
+            (probed(200, "text/html", "<p>"), false),
+            (Probed::Refused, false),
+        ] {
+            assert_eq!(other.is_same(&first), is_same, "{other:?}");
+        }
+        let error = probed(500, "text/html", "<p>");
+        assert!(!error.is_same(&error));
     }
 }

@@ -51,7 +51,12 @@ impl<'a> Arguments<'a> {
         self.parsed(Kind::Number(min, max))
     }
 
-    /// What to say of a word that nobody knows.
+    /// The words behind a `--`, which are no flags.
+    pub fn rest(&mut self) -> impl Iterator<Item = &'a str> {
+        std::mem::take(&mut self.rest).map(String::as_str)
+    }
+
+    /// The line that says that a word is unknown.
     pub fn unknown(&self, verb: &str) -> String {
         format!("unknown argument {:?}; see lab {verb} --help", self.name)
     }

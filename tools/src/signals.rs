@@ -24,6 +24,26 @@ pub async fn until_signal<T>(
     }
 }
 
+/// Drives a future to its end in any case; the last signal that came meanwhile. Every signal but
+/// SIGCHLD is given to `on_signal`.
+pub async fn despite_signals<T>(
+    signals: &Signals,
+    future: impl Future<Output = T>,
+    on_signal: impl Fn(i32),
+) -> io::Result<(T, Option<i32>)> {
+    let mut future = pin!(future);
+    let mut last = None;
+    loop {
+        match until_signal(signals, future.as_mut()).await? {
+            Ok(output) => return Ok((output, last)),
+            Err(signal) => {
+                on_signal(signal);
+                last = Some(signal);
+            }
+        }
+    }
+}
+
 /// Drives both futures to their ends.
 pub async fn both(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
     let (mut a, mut b) = (pin!(a), pin!(b));

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::runtime;
 
-use super::{Inspection, LOOK, Service, told};
+use super::{Inspection, LOOK, Service, shown};
 use crate::deployment::{Role, State};
-use crate::probe::{self, Reply};
+use crate::probe::{self, Probed};
 use crate::rubric::{Rule, Verdict};
 use crate::words::{Words, words};
 
@@ -22,27 +22,39 @@ const RESTARTS_MAX: i64 = 3;
 /// How long a process may take to end after it has cut its last connection.
 const END: Duration = Duration::from_secs(3);
 
-/// What one crash came to.
+/// How long a backend may take that is started again for the sake of the next rules.
+const SLOW: Duration = Duration::from_secs(60);
+/// Between two looks at a frontend whose backend is stopped: one that keeps a response for a moment
+/// is told from one that never asks.
+const MOMENT: Duration = Duration::from_secs(2);
+
+/// One crash.
 struct Crash {
-    /// What is wrong with it, if anything is.
     defect: Option<Words>,
-    /// Whether the service answered again in time.
+    /// The service responded again in time.
     is_back: bool,
 }
 
 impl Inspection<'_> {
-    /// Crashes the backend, and sees whether the frontend finds it again.
+    /// Crashes the backend, and looks whether the frontend finds it again.
     pub(super) async fn judge_backend_crash(
         &mut self,
         backend: &Service,
         frontend: Option<&Service>,
     ) {
         self.step("crashing the backend", "plantage du backend");
-        if backend.reply.answer().is_none() {
-            let rules = [Rule::CrashBackend, Rule::RecoverChain, Rule::EnvironmentUsed];
-            return self.never_answered(backend.role, &rules);
+        let frontend = frontend.filter(|it| it.probed.response().is_some());
+        if backend.probed.response().is_none() {
+            self.never_responded(backend.role, &[Rule::CrashBackend]);
+            if frontend.is_some() {
+                let why = words(
+                    "without a backend, it cannot be told",
+                    "sans backend, on ne peut pas le savoir",
+                );
+                self.sheet.set(Rule::RecoverChain, Verdict::NotMarked(why));
+            }
+            return self.never_responded(backend.role, &[Rule::RecoverChain]);
         }
-        let frontend = frontend.filter(|it| it.reply.answer().is_some());
         let (mut defect, mut broken) = (None, None);
         for _ in 0..CRASHES {
             let before = match frontend {
@@ -51,53 +63,80 @@ impl Inspection<'_> {
             };
             let crash = self.crash(backend).await;
             defect = defect.or(crash.defect);
+            if !crash.is_back {
+                // Its own rule is lost; whether the frontend finds it again can still be seen.
+                self.revive(backend).await;
+            }
             if let Some(frontend) = frontend.filter(|_| broken.is_none()) {
-                broken = if crash.is_back {
-                    self.unrecovered(backend, frontend, before).await
-                } else {
-                    Some(words("the backend is not back", "le backend n'est pas revenu"))
-                };
+                broken = self.unrecovered(backend, frontend, before).await;
             }
             if !crash.is_back {
                 break;
             }
         }
-        self.revive(backend).await;
         let command = "curl -i 127.0.0.1:8001/traceback; docker ps -a";
         self.sheet.judge(Rule::CrashBackend, defect, command);
-        match frontend {
-            Some(_) => {
-                let command = "curl 127.0.0.1:8001/traceback; sleep 10; curl -i 127.0.0.1:8000";
-                self.sheet.judge(Rule::RecoverChain, broken, command);
+        let Some(frontend) = frontend else {
+            return self.never_responded(Role::Frontend, &[Rule::RecoverChain]);
+        };
+        let mut command =
+            "curl 127.0.0.1:8001/traceback; sleep 10; curl -i 127.0.0.1:8000".to_owned();
+        if broken.is_none() {
+            broken = self.indifferent(backend, frontend).await;
+            if broken.is_some() {
+                command = format!(
+                    "docker stop {}; curl -i 127.0.0.1:8000",
+                    self.typed(&backend.container)
+                );
             }
-            None => self.never_answered(Role::Frontend, &[Rule::RecoverChain]),
         }
+        self.sheet.judge(Rule::RecoverChain, broken, &command);
     }
 
-    /// What is wrong with the frontend now that the backend is back, if anything is.
+    /// Why the frontend does not count as recovered now that the backend is back.
     async fn unrecovered(
         &self,
         backend: &Service,
         frontend: &Service,
         before: Option<State>,
     ) -> Option<Words> {
-        let answer = backend.reply.answer()?;
-        if !frontend.reply.holds(answer) {
-            return Some(told("before any crash", "avant tout plantage", &frontend.reply));
+        let as_before = |probed: &Probed| is_as_before(backend, frontend, probed);
+        if !as_before(&frontend.probed) {
+            return Some(shown("before any crash", "avant tout plantage", &frontend.probed));
         }
         let deadline = runtime::now() + BACK;
-        let reply = self.until(frontend, deadline, |reply| reply.holds(answer)).await;
-        if !reply.holds(answer) {
-            return Some(told("10 s later", "10 s plus tard", &reply));
+        let probed = self.until(frontend, deadline, as_before).await;
+        if !as_before(&probed) {
+            return Some(shown("10 s later", "10 s plus tard", &probed));
         }
         let restarted = self.state(&frontend.container.id).await != before;
-        restarted.then(|| words("the frontend was restarted", "le frontend a été redémarré"))
+        restarted.then(|| words("the frontend was restarted", "le frontend a redémarré"))
+    }
+
+    /// Why the frontend counts as one that never asks the backend: it responds as before while
+    /// that is stopped.
+    async fn indifferent(&self, backend: &Service, frontend: &Service) -> Option<Words> {
+        self.engine().run(&["stop", "--time", "0", &backend.container.id]).await;
+        let as_before = |probed: &Probed| is_as_before(backend, frontend, probed);
+        let mut probed = probe::get(self.address(frontend).await, "/").await;
+        if as_before(&probed) {
+            runtime::sleep_until(runtime::now() + MOMENT).await;
+            probed = probe::get(self.address(frontend).await, "/").await;
+        }
+        self.revive(backend).await;
+        self.until(frontend, runtime::now() + BACK, as_before).await;
+        as_before(&probed).then(|| {
+            words(
+                "it responds the same while the backend is stopped",
+                "il répond la même chose quand le backend est arrêté",
+            )
+        })
     }
 
     pub(super) async fn judge_frontend_crash(&mut self, frontend: &Service) {
         self.step("crashing the frontend", "plantage du frontend");
-        if frontend.reply.answer().is_none() {
-            return self.never_answered(frontend.role, &[Rule::CrashFrontend]);
+        if frontend.probed.response().is_none() {
+            return self.never_responded(frontend.role, &[Rule::CrashFrontend]);
         }
         let mut defect = None;
         for _ in 0..CRASHES {
@@ -112,15 +151,15 @@ impl Inspection<'_> {
         self.sheet.judge(Rule::CrashFrontend, defect, command);
     }
 
-    fn never_answered(&mut self, role: Role, rules: &[Rule]) {
+    fn never_responded(&mut self, role: Role, rules: &[Rule]) {
         let name = role.name();
-        let why = words(format!("{name} never answered"), format!("{name} n'a jamais répondu"));
+        let why = words(format!("{name} never responded"), format!("{name} n'a jamais répondu"));
         for rule in rules {
             self.sheet.set(*rule, Verdict::NotReached(why.clone()));
         }
     }
 
-    /// Crashes a service once, and waits until it is back, whatever else is wrong.
+    /// Crashes a service once, and waits until it is back.
     async fn crash(&self, service: &Service) -> Crash {
         let Some(before) = self.state(&service.container.id).await else {
             let gone = words("its container is gone", "son conteneur a disparu");
@@ -130,9 +169,9 @@ impl Inspection<'_> {
             runtime::sleep_until(runtime::now() + RESTS).await;
         }
         let (began, since) = (runtime::now(), epoch());
-        let mut defect = match probe::get(self.door(service).await, "/traceback").await {
-            Reply::Nothing | Reply::Silence => None,
-            reply => Some(told("GET /traceback", "GET /traceback", &reply)),
+        let mut defect = match probe::get(self.address(service).await, "/traceback").await {
+            Probed::Closed | Probed::TimedOut => None,
+            probed => Some(shown("GET /traceback", "GET /traceback", &probed)),
         };
         let has_ended =
             |state: &State| state.started_at != before.started_at || state.status != "running";
@@ -155,21 +194,21 @@ impl Inspection<'_> {
                 format!("le processus 1 (pid {pid} de l'hôte) ne s'est pas terminé ; tout au plus un de ses enfants"),
             )));
         }
-        let status = service.reply.answer().map(|it| it.status);
-        let as_before = |reply: &Reply| reply.answer().map(|it| it.status) == status;
-        let reply = self.until(service, began + BACK, as_before).await;
-        let is_back = as_before(&reply);
+        let status = service.probed.response().map(|it| it.status);
+        let as_before = |probed: &Probed| probed.response().map(|it| it.status) == status;
+        let probed = self.until(service, began + BACK, as_before).await;
+        let is_back = as_before(&probed);
         if !is_back {
-            defect = defect.or(Some(told("10 s later", "10 s plus tard", &reply)));
+            defect = defect.or(Some(shown("10 s later", "10 s plus tard", &probed)));
         }
         Crash { defect, is_back }
     }
 
-    /// What is wrong with how process 1 has ended since then, if anything is.
+    /// The defect of how process 1 has ended since then.
     async fn wrong_end(&self, service: &Service, since: Duration) -> Option<Words> {
         let deadline = runtime::now() + END;
         loop {
-            let codes = self.engine().ends(&service.container.id, since, epoch()).await;
+            let codes = self.engine().exit_codes(&service.container.id, since, epoch()).await;
             match codes.last() {
                 Some(1) => return None,
                 Some(code) => {
@@ -192,17 +231,17 @@ impl Inspection<'_> {
         }
     }
 
-    /// Starts what was not restarted, so that the rest can be marked.
+    /// Starts a service that the engine has not restarted, and waits until it responds.
     async fn revive(&self, service: &Service) {
         let container = self.engine().container(&service.container.id).await;
         if !container.is_some_and(|it| it.lives()) {
             self.engine().run(&["start", &service.container.id]).await;
-            let deadline = runtime::now() + BACK;
-            self.until(service, deadline, |reply| reply.answer().is_some()).await;
         }
+        let deadline = runtime::now() + SLOW;
+        self.until(service, deadline, |probed| probed.response().is_some()).await;
     }
 
-    /// Waits until its container is as wanted; whether that came in time.
+    /// Waits until its container is as wanted; returns true if that came in time.
     async fn until_state(
         &self,
         service: &Service,
@@ -220,20 +259,30 @@ impl Inspection<'_> {
         }
     }
 
-    /// Asks until the reply is as wanted; the last reply.
+    /// Probes until the response is as wanted; the last one.
     async fn until(
         &self,
         service: &Service,
         deadline: Instant,
-        wanted: impl Fn(&Reply) -> bool,
-    ) -> Reply {
+        wanted: impl Fn(&Probed) -> bool,
+    ) -> Probed {
         loop {
-            let reply = probe::get(self.door(service).await, "/").await;
-            if wanted(&reply) || runtime::now() >= deadline {
-                return reply;
+            let probed = probe::get(self.address(service).await, "/").await;
+            if wanted(&probed) || runtime::now() >= deadline {
+                return probed;
             }
             runtime::sleep_until(runtime::now() + LOOK).await;
         }
+    }
+}
+
+/// Returns true if the frontend responds as it did before any crash: with the backend's JSON in its
+/// own, or else with the same success. Whether its JSON is right is another rule.
+fn is_as_before(backend: &Service, frontend: &Service, probed: &Probed) -> bool {
+    let held = backend.probed.response().filter(|response| frontend.probed.holds(response));
+    match held {
+        Some(response) => probed.holds(response),
+        None => probed.is_same(&frontend.probed),
     }
 }
 

@@ -1,100 +1,122 @@
-//! Whether the frontend follows its variables: both services are started once more, on a network
-//! of their own, where the backend has another name.
+//! Whether the frontend follows its variables: all services are started once more as they are, in a
+//! project of their own, where the backend has another name.
 
-use std::time::Duration;
+use std::io;
+use std::time::{Duration, Instant};
 
 use common::runtime;
 
-use super::{Inspection, LOOK, Service, told};
-use crate::deployment::{Container, Role};
-use crate::engine::PROJECT;
-use crate::probe::{self, Reply};
-use crate::rubric::Rule;
-use crate::words::words;
+use super::{Inspection, LOOK, Service, Subject, shown};
+use crate::deployment::{self, Container, Role};
+use crate::engine::{self, Project};
+use crate::plan::{self, MISLED, OTHER_BACKEND};
+use crate::probe::{self, Probed};
+use crate::rubric::{Rule, Verdict};
+use crate::words::{Words, words};
 
-/// The other name.
-const NAME: &str = "another-backend";
-/// How long the frontend may take to show that it reaches the backend, or does not: as long as a
-/// crashed one may take to be back.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the frontend may take to reach the backend: a slow start is paid elsewhere.
+const START: Duration = Duration::from_secs(60);
+/// How long one that is told a wrong port may take to show that it does not.
+const MISLED_START: Duration = Duration::from_secs(5);
 
 impl Inspection<'_> {
     /// A frontend that is told the other name must reach the backend, and one that is told a port
-    /// where nobody listens must not.
+    /// where nothing listens must not. Whether the JSON is right is another rule.
     pub(super) async fn judge_variables(&mut self, backend: &Service, frontend: &Service) {
-        let Some(answer) = backend.reply.answer() else { return };
+        if frontend.probed.response().is_none() {
+            return;
+        }
+        if backend.probed.response().is_none() {
+            let why = words(
+                "without a backend, it cannot be told",
+                "sans backend, on ne peut pas le savoir",
+            );
+            return self.sheet.set(Rule::EnvironmentUsed, Verdict::NotMarked(why));
+        }
         self.step("following the variables", "suivi des variables");
         let port = backend.container.inner_port(Role::Backend.port());
-        let wrong = port ^ 1;
-        let network = format!("{}-decoy", self.cleanup.project);
-        let label = format!("{PROJECT}={}", self.cleanup.project);
-        self.engine().run(&["network", "create", "--label", &label, &network]).await;
-        self.start(&backend.container, &network, &["--network-alias", NAME]).await;
-        let publish =
-            format!("127.0.0.1::{}", frontend.container.inner_port(Role::Frontend.port()));
-        let mut started = Vec::new();
-        for port in [port, wrong] {
-            let (url, port) =
-                (format!("API_BACKEND_URL={NAME}"), format!("API_BACKEND_PORT={port}"));
-            let options = ["--publish", &publish, "--env", &url, "--env", &port];
-            started.push(self.start(&frontend.container, &network, &options).await);
-        }
-        let [right, beside] = &started[..] else { return };
-        let right = self.first(right.as_deref(), |reply| reply.holds(answer)).await;
-        let beside = self.first(beside.as_deref(), |reply| reply.answer().is_some()).await;
-        let defect = if !right.holds(answer) {
-            let variables = format!("API_BACKEND_URL={NAME} API_BACKEND_PORT={port}");
-            Some(told(&format!("with {variables}"), &format!("avec {variables}"), &right))
-        } else if beside.holds(answer) {
-            Some(words(
-                format!(
-                    "it reaches the backend with API_BACKEND_PORT={wrong} too, where nobody listens"
-                ),
-                format!(
-                    "il atteint le backend aussi avec API_BACKEND_PORT={wrong}, où personne n'écoute"
-                ),
-            ))
-        } else {
-            None
+        let defect = match self.start_second(backend, frontend, port).await {
+            Ok(None) => self.misled(backend, frontend, port).await,
+            Ok(Some(defect)) => Some(defect),
+            Err(error) => Some(Words::quoted(error.to_string())),
         };
+        self.engine().remove_project(&self.cleanup.second()).await;
         let (compose, service) = (self.engine().compose(), &frontend.container.service);
-        let command = format!("{compose} run --service-ports -e API_BACKEND_URL={NAME} {service}");
+        let (other, inner) =
+            (&backend.container.service, frontend.container.inner_port(Role::Frontend.port()));
+        let command = format!(
+            "{compose} run -d --name {OTHER_BACKEND} {other}; \
+             {compose} run -d -p 9000:{inner} -e API_BACKEND_URL={OTHER_BACKEND} {service}; \
+             {compose} run -d -p 9001:{inner} -e API_BACKEND_PORT={wrong} {service}; \
+             sleep 5; curl -i 127.0.0.1:9000; curl -i 127.0.0.1:9001",
+            wrong = port ^ 1
+        );
         self.sheet.judge(Rule::EnvironmentUsed, defect, &command);
     }
 
-    /// Starts a container like that one on a network; its id.
-    async fn start(&self, like: &Container, network: &str, options: &[&str]) -> Option<String> {
-        let label = format!("{PROJECT}={}", self.cleanup.project);
-        let mut words = vec!["run", "--detach", "--restart", "always"];
-        words.extend(["--label", &label, "--network", network]);
-        // Of two options the last one counts, so that its own come first.
-        for variable in &like.variables {
-            words.extend(["--env", variable]);
-        }
-        if !like.user.is_empty() {
-            words.extend(["--user", &like.user]);
-        }
-        words.extend(options);
-        let mut command = like.entrypoint.iter().chain(&like.arguments).map(String::as_str);
-        if !like.entrypoint.is_empty() {
-            // The option takes one word; the rest goes before the arguments.
-            words.extend(command.next().into_iter().flat_map(|word| ["--entrypoint", word]));
-        }
-        words.push(&like.image_id);
-        words.extend(command);
-        self.engine().ask(&words).await
+    /// Starts all once more; the defect, if that fails.
+    async fn start_second(
+        &self,
+        backend: &Service,
+        frontend: &Service,
+        port: u16,
+    ) -> io::Result<Option<Words>> {
+        let names = [&*backend.container.service, &*frontend.container.service];
+        let containers = self.engine().containers(self.project).await;
+        let images: Vec<(String, String)> =
+            containers.iter().map(|it| (it.service.clone(), it.image_id.clone())).collect();
+        let inner_port = frontend.container.inner_port(Role::Frontend.port());
+        let plan = match &self.subject {
+            Subject::Started { plan, .. } => plan.clone(),
+            Subject::Running => deployment::plan_of(&[&backend.container, &frontend.container]),
+        };
+        let plan = plan::second(&plan, names, &images, port, inner_port);
+        self.cleanup.has_made.set(true);
+        let (name, files) =
+            (self.cleanup.second(), [self.cleanup.write("second.yaml", &plan.compose_file())?]);
+        let env_file = self.cleanup.write("none", "")?;
+        let folder = &self.cleanup.folder;
+        let project =
+            Project { name: &name, folder, files: &files, env_file: &env_file, profiles: "" };
+        let up = self.engine().up(&project, &mut |line| self.marker.progress.detail(line)).await;
+        Ok((!up.succeeded()).then(|| engine::failed("up", "up", &up)))
     }
 
-    /// Asks a container that publishes one port until the reply is as wanted; the last reply.
-    async fn first(&self, id: Option<&str>, wanted: impl Fn(&Reply) -> bool) -> Reply {
-        let deadline = runtime::now() + PATIENCE;
-        let Some(id) = id else { return Reply::Closed };
+    /// The defect of how the second project's frontends follow their variables.
+    async fn misled(&self, backend: &Service, frontend: &Service, port: u16) -> Option<Words> {
+        let response = backend.probed.response()?;
+        let reaches = |probed: &Probed| probed.holds(response) || probed.is_same(&frontend.probed);
+        let right = self.first(&frontend.container.service, runtime::now() + START, reaches).await;
+        if !reaches(&right) {
+            let variables = format!("API_BACKEND_URL={OTHER_BACKEND} API_BACKEND_PORT={port}");
+            return Some(shown(&format!("with {variables}"), &format!("avec {variables}"), &right));
+        }
+        let answers = |probed: &Probed| probed.response().is_some();
+        let misled = self.first(MISLED, runtime::now() + MISLED_START, answers).await;
+        let wrong = port ^ 1;
+        reaches(&misled).then(|| {
+            words(
+                format!(
+                    "it responds the same with API_BACKEND_PORT={wrong}, where nothing listens"
+                ),
+                format!("il répond la même chose avec API_BACKEND_PORT={wrong}, où rien n'écoute"),
+            )
+        })
+    }
+
+    /// Probes a frontend of the second project until it responds as wanted; the last response.
+    async fn first(
+        &self,
+        service: &str,
+        deadline: Instant,
+        wanted: impl Fn(&Probed) -> bool,
+    ) -> Probed {
         loop {
-            let ports = self.engine().ask(&["port", id]).await.unwrap_or_default();
-            let door = ports.lines().find_map(|line| line.rsplit(' ').next()?.parse().ok());
-            let reply = probe::get(door, "/").await;
-            if wanted(&reply) || runtime::now() >= deadline {
-                return reply;
+            let containers = self.engine().containers(&self.cleanup.second()).await;
+            let container = containers.iter().find(|it| it.service == service);
+            let probed = probe::get(container.and_then(Container::published_address), "/").await;
+            if wanted(&probed) || runtime::now() >= deadline {
+                return probed;
             }
             runtime::sleep_until(runtime::now() + LOOK).await;
         }

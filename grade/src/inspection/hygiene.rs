@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use tools::json::Value;
 
 use super::{Inspection, Service};
-use crate::command;
 use crate::deployment;
 use crate::probe;
 use crate::words::{Words, words};
@@ -23,7 +22,7 @@ impl Inspection<'_> {
     /// What there is to be said of one of the two while it runs.
     pub(super) async fn note_hygiene(&mut self, service: &Service) {
         let container = &service.container;
-        if let Some(answer) = service.reply.answer() {
+        if let Some(answer) = service.probed.response() {
             let same = answer.body.trim_ascii_end() == probe::wanted(service.role).as_bytes();
             self.note(
                 service,
@@ -66,8 +65,9 @@ impl Inspection<'_> {
 
     /// What its Dockerfile shows.
     async fn note_dockerfile(&mut self, service: &Service) {
-        let Some(source) = self.source else { return };
-        let (path, dockerfile) = self.dockerfile(source, service.role, &service.container.service);
+        let Some(checkout) = self.checkout else { return };
+        let (path, dockerfile) =
+            self.dockerfile(checkout, service.role, &service.container.service);
         let Some(dockerfile) = dockerfile else { return };
         let mut loose = dockerfile.bases;
         loose.retain(|base| base != "scratch" && deployment::is_latest(base));
@@ -83,13 +83,16 @@ impl Inspection<'_> {
                 }
             },
         );
-        let file = source.root.join(path);
+        let file = checkout.root.join(path);
         let linter =
             ["hadolint", "--no-fail", "--format", "json", file.to_str().unwrap_or_default()];
-        let linted = command::ask(&linter, LINT).await;
-        let Ok(findings) = Value::read(&linted.answer) else { return };
-        let codes: Vec<String> =
-            findings.items().iter().map(|it| deployment::text(it, "code")).collect();
+        let linted = self.engine().program(&linter, LINT).await;
+        let Ok(findings) = Value::read(&linted.stdout) else { return };
+        let codes: Vec<String> = findings
+            .items()
+            .iter()
+            .filter_map(|it| Some(it.get("code")?.text()?.into_owned()))
+            .collect();
         self.note(
             service,
             "hadolint",
