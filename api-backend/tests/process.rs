@@ -9,7 +9,7 @@ mod process;
 
 use std::process::Command;
 
-use common::json::Value;
+use tools::json::Value;
 
 use process::Process;
 

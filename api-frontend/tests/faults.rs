@@ -16,8 +16,8 @@ use std::sync::{Arc, Barrier, Mutex, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use common::json::Value;
 use common::sys;
+use tools::json::Value;
 
 use client::{Client, Heard, LONG};
 use operation::wrongly;

@@ -1,6 +1,6 @@
 //! JSON: read strictly, as RFC 8259 has it, and written as Python's `json.dumps` writes it.
 //! `rewrite` does both at once and allocates nothing but room in `out`, for the path of every
-//! request; `Value` is a tree for tools. How long a text may be is for the caller to say.
+//! request; `Reader` gives the tokens one by one. The caller bounds the length of a text.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -18,7 +18,7 @@ pub fn rewrite(json: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
     let mut reader = Reader::new(json)?;
     let length = out.len();
     loop {
-        match reader.next() {
+        match reader.next_token() {
             Ok(Some(token)) => token.write(out),
             Ok(None) => return Ok(()),
             Err(fault) => {
@@ -39,137 +39,8 @@ pub fn write_text(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// A JSON value, borrowed from the bytes that it was read from.
-#[derive(Clone, Debug)]
-pub enum Value<'a> {
-    /// `null`.
-    Null,
-    /// `true` or `false`.
-    Bool(bool),
-    /// A number as its text, so that no digit is lost.
-    Number(&'a str),
-    /// A string.
-    Text(Text<'a>),
-    /// Items in their order.
-    Array(Vec<Value<'a>>),
-    /// Members in their order, doubled keys included.
-    Object(Vec<(Text<'a>, Value<'a>)>),
-}
-
-impl<'a> Value<'a> {
-    /// Reads the one value that is all of `json`.
-    pub fn read(json: &'a [u8]) -> Result<Self, Fault> {
-        let mut reader = Reader::new(json)?;
-        let mut whole = Value::Null;
-        while let Some((_, value)) = Self::next(&mut reader)? {
-            whole = value;
-        }
-        Ok(whole)
-    }
-
-    /// The next value in what is open, after its key if that is an object; `None` where it ends.
-    fn next(reader: &mut Reader<'a>) -> Result<Option<(Text<'a>, Self)>, Fault> {
-        let mut key = Text("");
-        while let Some(token) = reader.next()? {
-            let value = match token {
-                Token::Comma => continue,
-                Token::Key(text) => {
-                    key = text;
-                    continue;
-                }
-                Token::Close(_) => break,
-                Token::Null => Value::Null,
-                Token::Bool(truth) => Value::Bool(truth),
-                Token::Number(digits) => Value::Number(digits),
-                Token::Text(text) => Value::Text(text),
-                // Recursion is as deep as the reader lets containers nest.
-                Token::Open(Shape::Array) => {
-                    let mut items = Vec::new();
-                    while let Some((_, item)) = Self::next(reader)? {
-                        items.push(item);
-                    }
-                    Value::Array(items)
-                }
-                Token::Open(Shape::Object) => {
-                    let mut members = Vec::new();
-                    while let Some(member) = Self::next(reader)? {
-                        members.push(member);
-                    }
-                    Value::Object(members)
-                }
-            };
-            return Ok(Some((key, value)));
-        }
-        Ok(None)
-    }
-
-    /// Appends the same bytes to `out` as `rewrite` of the value's source.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        match self {
-            Value::Null => Token::Null.write(out),
-            Value::Bool(truth) => Token::Bool(*truth).write(out),
-            Value::Number(digits) => Token::Number(digits).write(out),
-            Value::Text(text) => Token::Text(*text).write(out),
-            Value::Array(items) => {
-                Token::Open(Shape::Array).write(out);
-                for (before, item) in items.iter().enumerate() {
-                    if before > 0 {
-                        Token::Comma.write(out);
-                    }
-                    item.write(out);
-                }
-                Token::Close(Shape::Array).write(out);
-            }
-            Value::Object(members) => {
-                Token::Open(Shape::Object).write(out);
-                for (before, (key, value)) in members.iter().enumerate() {
-                    if before > 0 {
-                        Token::Comma.write(out);
-                    }
-                    Token::Key(*key).write(out);
-                    value.write(out);
-                }
-                Token::Close(Shape::Object).write(out);
-            }
-        }
-    }
-
-    /// The value of an object's member; the last one wins, as in Python.
-    pub fn get(&self, key: &str) -> Option<&Value<'a>> {
-        let Value::Object(members) = self else {
-            return None;
-        };
-        let (_, value) = members.iter().rfind(|(name, _)| name.decode() == key)?;
-        Some(value)
-    }
-
-    /// The items of an array; none for anything else.
-    pub fn items(&self) -> &[Value<'a>] {
-        match self {
-            Value::Array(items) => items,
-            _ => &[],
-        }
-    }
-
-    /// What a string says, or `None` for anything else.
-    pub fn text(&self) -> Option<Cow<'a, str>> {
-        match self {
-            Value::Text(text) => Some(text.decode()),
-            _ => None,
-        }
-    }
-
-    /// A number as near as an `f64` comes to it, or `None` for anything else.
-    pub fn number(&self) -> Option<f64> {
-        match self {
-            Value::Number(digits) => digits.parse().ok(),
-            _ => None,
-        }
-    }
-}
-
 /// The sound text between two quotes, with its escapes as they stand in the source.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Text<'a>(&'a str);
 
 impl<'a> Text<'a> {
@@ -263,27 +134,39 @@ impl fmt::Display for Problem {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Token<'a> {
+/// A piece of a JSON text.
+#[derive(Clone, Copy, Debug)]
+pub enum Token<'a> {
+    /// `null`.
     Null,
+    /// `true` or `false`.
     Bool(bool),
+    /// A number as its text, so that no digit is lost.
     Number(&'a str),
+    /// A string.
     Text(Text<'a>),
+    /// The begin of a container.
     Open(Shape),
     /// A member's name, and the colon.
     Key(Text<'a>),
+    /// Between two items or members.
     Comma,
+    /// The end of a container.
     Close(Shape),
 }
 
-#[derive(Clone, Copy)]
-enum Shape {
+/// The kind of a container.
+#[derive(Clone, Copy, Debug)]
+pub enum Shape {
+    /// `[]`
     Array,
+    /// `{}`
     Object,
 }
 
 impl Token<'_> {
-    fn write(self, out: &mut Vec<u8>) {
+    /// Appends it to `out` as `rewrite` does.
+    pub fn write(self, out: &mut Vec<u8>) {
         match self {
             Token::Null => out.extend_from_slice(b"null"),
             Token::Bool(true) => out.extend_from_slice(b"true"),
@@ -304,7 +187,7 @@ impl Token<'_> {
 }
 
 /// Takes a text apart, token by token, and lets nothing pass that the grammar does not.
-struct Reader<'a> {
+pub struct Reader<'a> {
     json: &'a str,
     at: usize,
     depth: usize,
@@ -327,7 +210,8 @@ enum Due {
 }
 
 impl<'a> Reader<'a> {
-    fn new(json: &'a [u8]) -> Result<Self, Fault> {
+    /// A reader of the one value that is all of `json`.
+    pub fn new(json: &'a [u8]) -> Result<Self, Fault> {
         match str::from_utf8(json) {
             Ok(json) => Ok(Self { json, at: 0, depth: 0, objects: 0, due: Due::Value }),
             Err(error) => Err(Fault { at: error.valid_up_to(), what: Problem::Encoding }),
@@ -335,7 +219,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next token, or `None` at the end of a whole text.
-    fn next(&mut self) -> Result<Option<Token<'a>>, Fault> {
+    pub fn next_token(&mut self) -> Result<Option<Token<'a>>, Fault> {
         self.skip_blanks();
         let Some(byte) = self.peek() else {
             return match (self.due, self.innermost()) {
@@ -762,8 +646,12 @@ mod tests {
     #[test]
     fn what_is_read_is_written_as_json_dumps_writes_it() {
         for (json, expected) in ACCEPTED {
-            assert_eq!(both(json.as_bytes()).as_deref(), Ok(*expected), "{json}");
-            assert_eq!(both(expected.as_bytes()).as_deref(), Ok(*expected), "{expected} again");
+            assert_eq!(rewritten(json.as_bytes()).as_deref(), Ok(*expected), "{json}");
+            assert_eq!(
+                rewritten(expected.as_bytes()).as_deref(),
+                Ok(*expected),
+                "{expected} again"
+            );
         }
     }
 
@@ -771,7 +659,7 @@ mod tests {
     fn what_the_grammar_lacks_is_refused_where_it_shows() {
         for (json, what, at) in REFUSED {
             let fault = Fault { at: *at, what: *what };
-            assert_eq!(both(json), Err(fault), "{}", json.escape_ascii());
+            assert_eq!(rewritten(json), Err(fault), "{}", json.escape_ascii());
         }
     }
 
@@ -782,7 +670,7 @@ mod tests {
             for cut in (0..json.len()).map(|length| &json[..length]) {
                 let number =
                     matches!(cut, [b'-' | b'0'..=b'9', ..]) && matches!(cut, [.., b'0'..=b'9']);
-                assert_eq!(both(cut).is_ok(), number, "{}", cut.escape_ascii());
+                assert_eq!(rewritten(cut).is_ok(), number, "{}", cut.escape_ascii());
             }
         }
     }
@@ -792,13 +680,13 @@ mod tests {
         for (open, close) in [("[", "]"), ("{\"\": ", "}"), ("[{\"\": ", "}]")] {
             let levels = DEPTH_MAX / close.len();
             let deepest = open.repeat(levels) + "0" + &close.repeat(levels);
-            assert_eq!(both(deepest.as_bytes()), Ok(deepest.clone()), "{open}");
+            assert_eq!(rewritten(deepest.as_bytes()), Ok(deepest.clone()), "{open}");
             let deeper = open.repeat(levels) + "[" + &close.repeat(levels);
             let fault = Fault { at: levels * open.len(), what: Problem::Depth };
-            assert_eq!(both(deeper.as_bytes()), Err(fault), "{open}");
+            assert_eq!(rewritten(deeper.as_bytes()), Err(fault), "{open}");
         }
         let wide = format!("[{}[]]", "[[]], ".repeat(1000));
-        assert_eq!(both(wide.as_bytes()), Ok(wide.clone()));
+        assert_eq!(rewritten(wide.as_bytes()), Ok(wide.clone()));
     }
 
     #[test]
@@ -815,8 +703,9 @@ mod tests {
         for char in '\0'..=char::MAX {
             let json = written(char.encode_utf8(&mut [0; 4]));
             assert!(json.iter().all(|byte| matches!(byte, b' '..=b'~')), "{char:?}");
-            let read = Value::read(&json).unwrap();
-            assert_eq!(read.text().unwrap().chars().collect::<Vec<_>>(), [char]);
+            let token = Reader::new(&json).unwrap().next_token().unwrap();
+            let Some(Token::Text(read)) = token else { panic!("{token:?}") };
+            assert_eq!(read.decode().chars().collect::<Vec<_>>(), [char]);
         }
         for (text, expected) in [
             ("", r#""""#),
@@ -839,36 +728,19 @@ mod tests {
                 let inner = &alone[1..alone.len() - 1];
                 let expected = [b"\"", left.as_bytes(), inner, right.as_bytes(), b"\""].concat();
                 assert_eq!(json, expected, "{odd:?} after {before}");
-                assert_eq!(both(&json).unwrap().as_bytes(), json);
+                assert_eq!(rewritten(&json).unwrap().as_bytes(), json);
             }
         }
     }
 
     #[test]
-    fn a_tool_finds_its_way_through_a_value() {
-        let json = r#"{"n": -1.5e2, "t": "\u00e9\ud83d\ude00\ud83d!", "a": [1, 1e999], "a\/": null,
-            "twice": 1, "tw\u0069ce": "last"}"#;
-        let value = Value::read(json.as_bytes()).unwrap();
-        assert_eq!(value.get("n").unwrap().number(), Some(-150.0));
-        assert_eq!(value.get("t").unwrap().text().unwrap(), "é😀\u{fffd}!");
-        assert_eq!(value.get("twice").unwrap().text().unwrap(), "last");
-        assert!(matches!(value.get("a/"), Some(Value::Null)));
-        let [one, infinity] = value.get("a").unwrap().items() else {
-            panic!("two items");
-        };
-        assert_eq!((one.number(), infinity.number()), (Some(1.0), Some(f64::INFINITY)));
-        assert!(value.get("absent").is_none() && one.get("n").is_none());
-        assert!(value.text().is_none() && value.number().is_none() && value.items().is_empty());
-    }
-
-    #[test]
     fn a_fault_says_what_and_where() {
-        let fault = both(b"[1, \"\\x\"]").unwrap_err();
+        let fault = rewritten(b"[1, \"\\x\"]").unwrap_err();
         assert_eq!(fault.to_string(), "a broken escape at byte 5");
     }
 
     #[test]
-    fn no_mutation_panics_or_is_read_in_two_ways() {
+    fn no_mutation_panics_and_what_is_accepted_is_stable() {
         let accepted = ACCEPTED.iter().map(|(json, _)| json.as_bytes());
         let corpus: Vec<_> = accepted.chain(REFUSED.iter().map(|(json, ..)| *json)).collect();
         let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
@@ -896,22 +768,18 @@ mod tests {
                     }
                 }
             }
-            if let Ok(once) = both(&json) {
+            if let Ok(once) = rewritten(&json) {
                 accepted += 1;
-                assert_eq!(both(once.as_bytes()), Ok(once), "{}", json.escape_ascii());
+                assert_eq!(rewritten(once.as_bytes()), Ok(once), "{}", json.escape_ascii());
             }
         }
         assert!((10_000..190_000).contains(&accepted), "{accepted} say little");
     }
 
-    /// What both ways of reading make of `json`, which must be the same.
-    fn both(json: &[u8]) -> Result<String, Fault> {
-        let (mut straight, mut by_tree) = (Vec::new(), Vec::new());
-        let rewritten = rewrite(json, &mut straight);
-        let read = Value::read(json).map(|value| value.write(&mut by_tree));
-        assert_eq!(rewritten, read, "{}", json.escape_ascii());
-        assert_eq!(straight, by_tree, "{}", json.escape_ascii());
-        rewritten.map(|()| String::from_utf8(straight).unwrap())
+    fn rewritten(json: &[u8]) -> Result<String, Fault> {
+        let mut out = Vec::new();
+        rewrite(json, &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
     }
 
     fn written(text: &str) -> Vec<u8> {

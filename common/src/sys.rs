@@ -7,8 +7,6 @@ use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::time::Duration;
 
 // linux/eventpoll.h
@@ -61,8 +59,6 @@ pub const SIGHUP: i32 = 1;
 pub const SIGINT: i32 = 2;
 /// Quit from a terminal.
 pub const SIGQUIT: i32 = 3;
-/// Kill; cannot be caught.
-pub const SIGKILL: i32 = 9;
 /// An alarm.
 pub(crate) const SIGALRM: i32 = 14;
 /// Termination request.
@@ -82,18 +78,13 @@ const SIGPWR: i32 = 30;
 const SIGRTMIN: i32 = 35;
 const SIGRTMAX: i32 = 64;
 const SIG_BLOCK: c_int = 0;
-const SIG_SETMASK: c_int = 2;
 const SFD_CLOEXEC: c_int = O_CLOEXEC;
 const SFD_NONBLOCK: c_int = O_NONBLOCK;
 
-// linux/prctl.h, asm-generic/resource.h, linux/time.h, linux/timerfd.h
-const PR_SET_PDEATHSIG: c_int = 1;
+// asm-generic/resource.h, linux/time.h, linux/wait.h
 const RLIMIT_NOFILE: c_int = 7;
 const CLOCK_PROCESS_CPUTIME_ID: c_int = 2;
 const WNOHANG: c_int = 1;
-const CLOCK_MONOTONIC: c_int = 1;
-const TFD_CLOEXEC: c_int = O_CLOEXEC;
-const TFD_NONBLOCK: c_int = O_NONBLOCK;
 
 /// Events taken from the kernel in one call.
 pub(crate) const EVENTS_MAX: usize = 256;
@@ -115,13 +106,6 @@ struct SignalSet([u64; 16]);
 struct ResourceLimit {
     rlim_cur: u64,
     rlim_max: u64,
-}
-
-/// `struct itimerspec`.
-#[repr(C)]
-struct Timer {
-    it_interval: TimeSpec,
-    it_value: TimeSpec,
 }
 
 /// `struct timespec`.
@@ -201,13 +185,8 @@ unsafe extern "C" {
     fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
     fn clock_gettime(clock: c_int, time: *mut TimeSpec) -> c_int;
     fn signalfd(fd: c_int, set: *const SignalSet, flags: c_int) -> c_int;
-    fn kill(pid: c_int, signal: c_int) -> c_int;
-    fn prctl(option: c_int, ...) -> c_int;
     fn getrlimit(resource: c_int, limit: *mut ResourceLimit) -> c_int;
     fn setrlimit(resource: c_int, limit: *const ResourceLimit) -> c_int;
-    fn sched_setaffinity(pid: c_int, size: usize, cores: *const CoreSet) -> c_int;
-    fn timerfd_create(clock: c_int, flags: c_int) -> c_int;
-    fn timerfd_settime(fd: c_int, flags: c_int, new: *const Timer, old: *mut Timer) -> c_int;
 }
 
 /// An epoll instance and the events of the last `wait`.
@@ -466,59 +445,6 @@ pub(crate) fn cpu_time() -> io::Result<Duration> {
     Ok(Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32))
 }
 
-/// Sends a signal to a process that the caller started and has not yet waited for.
-pub fn send_signal(pid: u32, signal: i32) -> io::Result<()> {
-    let pid = c_int::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: no pointer is passed.
-    checked(unsafe { kill(pid, signal) }).map(drop)
-}
-
-/// Ends a whole process group with SIGKILL: that of a leader that the caller started and has not
-/// yet waited for.
-pub fn kill_group(leader: u32) -> io::Result<()> {
-    let leader = c_int::try_from(leader).ok().filter(|pid| *pid > 1);
-    let group = -leader.ok_or(io::ErrorKind::InvalidInput)?;
-    // SAFETY: no pointer is passed.
-    checked(unsafe { kill(group, SIGKILL) }).map(drop)
-}
-
-/// Makes the kernel end the command's process with SIGKILL once the thread that starts it has
-/// ended, however that came; and gives the process an unblocked set of signals.
-pub fn die_with_parent(command: &mut Command) -> &mut Command {
-    let parent = std::process::id();
-    let prepare = move || {
-        let none = SignalSet::new(&[]);
-        // SAFETY: the set lives through the call; a null old set is not written.
-        unsafe { pthread_sigmask(SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
-        // SAFETY: this option takes one number.
-        checked(unsafe { prctl(PR_SET_PDEATHSIG, SIGKILL) })?;
-        // A parent that ended before the line above sends no signal any more.
-        if std::os::unix::process::parent_id() == parent {
-            return Ok(());
-        }
-        Err(io::ErrorKind::BrokenPipe.into())
-    };
-    // SAFETY: between fork and exec it makes three system calls and allocates nothing.
-    unsafe { command.pre_exec(prepare) }
-}
-
-/// `cpu_set_t`: 1,024 bits in both C libraries, the first core the lowest.
-#[repr(C)]
-struct CoreSet([u64; 16]);
-
-/// Has the command's process, and all that it starts, run on this core alone.
-pub fn pin(command: &mut Command, core: usize) -> &mut Command {
-    let mut words = [0; 16];
-    words[core / 64 % 16] = 1 << (core % 64);
-    let cores = CoreSet(words);
-    let prepare = move || {
-        // SAFETY: the set lives through the call, and its size is the one that is passed.
-        checked(unsafe { sched_setaffinity(0, size_of::<CoreSet>(), &raw const cores) }).map(drop)
-    };
-    // SAFETY: between fork and exec it makes one system call and allocates nothing.
-    unsafe { command.pre_exec(prepare) }
-}
-
 /// Raises the soft limit of open descriptors to the hard one, if it may; the limit in force.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     let mut limit = ResourceLimit { rlim_cur: 0, rlim_max: 0 };
@@ -530,23 +456,6 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
         Ok(_) => Ok(raised.rlim_cur),
         Err(_) => Ok(limit.rlim_cur),
     }
-}
-
-/// A descriptor that becomes readable when its time is over, as often as that is set.
-pub(crate) fn timer() -> io::Result<OwnedFd> {
-    // SAFETY: no pointer is passed.
-    owned(unsafe { timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK) })
-}
-
-/// Sets a timer anew. Zero would stop it, and is taken for the shortest time there is.
-pub(crate) fn set_timer(timer: BorrowedFd<'_>, left: Duration) -> io::Result<()> {
-    let left = left.max(Duration::from_nanos(1));
-    let value = TimeSpec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-    let new = Timer { it_interval: TimeSpec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
-    // SAFETY: the new setting lives through the call; a null old one is not written.
-    let done =
-        unsafe { timerfd_settime(timer.as_raw_fd(), 0, &raw const new, std::ptr::null_mut()) };
-    checked(done).map(drop)
 }
 
 fn checked(result: c_int) -> io::Result<c_int> {

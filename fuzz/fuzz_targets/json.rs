@@ -4,7 +4,8 @@
 #[path = "../../common/tests/shared/invariants.rs"]
 mod invariants;
 
-use common::json::{self, Value};
+use common::json;
+use tools::json::Value;
 use invariants::assert_rewritten;
 use libfuzzer_sys::fuzz_target;
 

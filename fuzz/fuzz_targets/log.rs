@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use common::json::Value;
+use tools::json::Value;
 use common::telemetry::{Line, LogFormat, event};
 use libfuzzer_sys::fuzz_target;
 

@@ -7,18 +7,19 @@ mod table;
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-use common::json::Value;
-use common::runtime::{self, Ending, Signals};
+use common::rt::{self, Shutdown, Signals};
 use common::sys::{self, SIGINT, SIGTERM};
+use tools::arguments::Arguments;
+use tools::json::Value;
+use tools::process::free_port;
+use tools::verb::{Failure, interrupted};
 
-use crate::arguments::Arguments;
-use crate::{Failure, interrupted};
 use contestant::{Contestant, Plan, Setup, Workplace};
 use table::{Column, Panel};
 
@@ -93,7 +94,7 @@ impl Order {
         let mut order =
             Order { rounds: 5, seconds: 1, rate: 2000, peers: Vec::new(), json: false, svg: None };
         let mut arguments = Arguments::new(words);
-        while let Some(word) = arguments.next()? {
+        while let Some(word) = arguments.next_word()? {
             match word {
                 "--rounds" => order.rounds = arguments.number(1, 100)? as usize,
                 "--seconds" => order.seconds = arguments.number(1, 60)?,
@@ -117,14 +118,14 @@ impl Order {
 
 fn bench(order: &Order) -> io::Result<ExitCode> {
     crate::up::build()?;
-    sys::raise_open_files()?;
+    sys::raise_descriptor_limit()?;
     // Before any thread starts: they inherit what is blocked.
     let signals = sys::signals(&[SIGINT, SIGTERM])?;
     let signalled = Arc::<OnceLock<i32>>::default();
     let workplace = Workplace::new(Arc::clone(&signalled))?;
     thread::spawn(move || {
         let next = async { Signals::new(signals).next().await };
-        if let Ok(Ok(signal)) = runtime::run(&Ending::default(), next) {
+        if let Ok(Ok(signal)) = rt::run(&Shutdown::default(), next) {
             let _ = signalled.set(signal);
         }
     });
@@ -267,8 +268,9 @@ fn load(
         &seconds.to_string(),
         "--json",
     ]);
-    sys::pin(&mut command, workplace.load_core);
-    let output = sys::die_with_parent(command.args(flags)).stderr(Stdio::inherit()).output()?;
+    tools::sys::pin(&mut command, workplace.load_core);
+    let output =
+        tools::sys::die_with_parent(command.args(flags)).stderr(Stdio::inherit()).output()?;
     if workplace.signal.get().is_some() {
         return Err(io::ErrorKind::Interrupted.into());
     }
@@ -281,10 +283,6 @@ fn load(
         failed: number(&result, "failed").ok_or_else(broken)?,
         latencies_us: LATENCIES.map(|name| number(latencies, name).unwrap_or(f64::NAN)),
     })
-}
-
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 #[cfg(test)]
@@ -304,7 +302,7 @@ mod tests {
             (&["--peer", "a"][..], "--peer holds \"a\"; it takes NAME=COMMAND"),
             (&["--peer", "=b"], "--peer holds \"=b\"; it takes NAME=COMMAND"),
             (&["--rounds", "0"], "--rounds holds \"0\"; it takes a whole number, 1 to 100"),
-            (&["fast"], "\"fast\" is not known here; see lab bench --help"),
+            (&["fast"], "unknown argument \"fast\"; see lab bench --help"),
         ] {
             assert_eq!(read(words).err().as_deref(), Some(line));
         }

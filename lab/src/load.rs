@@ -1,5 +1,6 @@
 //! `lab load`: asks a server again and again, for a bounded time, and accounts for every request.
 
+mod alarm;
 mod drive;
 mod report;
 mod tally;
@@ -11,11 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::runtime::{self, Ending, Signals};
+use common::rt::{self, Shutdown, Signals};
 use common::sys::{self, SIGINT, SIGTERM};
+use tools::arguments::Arguments;
+use tools::verb::Failure;
 
-use crate::Failure;
-use crate::arguments::Arguments;
 use drive::{Keeping, Plan};
 use report::Report;
 use tally::Tally;
@@ -103,7 +104,7 @@ impl Order {
         };
         let mut form = Form::Text;
         let mut arguments = Arguments::new(words);
-        while let Some(word) = arguments.next()? {
+        while let Some(word) = arguments.next_word()? {
             match word {
                 "--connections" => order.connections = arguments.number(1, CONNECTIONS_MAX)?,
                 "--seconds" => order.seconds = arguments.number(1, SECONDS_MAX)?,
@@ -132,7 +133,7 @@ impl Order {
     fn plan(&self) -> io::Result<Plan> {
         let descriptors =
             self.connections + DESCRIPTORS_KEPT + DESCRIPTORS_KEPT_PER_THREAD * self.threads;
-        let limit = sys::raise_open_files()?;
+        let limit = sys::raise_descriptor_limit()?;
         if limit < descriptors {
             return Err(io::Error::other(format!(
                 "{} connections need {descriptors} open files, and the limit is {limit}; \
@@ -225,31 +226,31 @@ impl Url {
 fn load(plan: &Arc<Plan>) -> io::Result<(Tally, Duration)> {
     // Before the threads start: they inherit what is blocked.
     let signals = sys::signals(&[SIGINT, SIGTERM])?;
-    let ending = Ending::default();
+    let shutdown = Shutdown::default();
     let tallies: Vec<_> = (0..plan.threads).map(|_| Arc::<Mutex<Tally>>::default()).collect();
     thread::scope(|scope| {
         let mut others = Vec::new();
         for (number, tally) in (0..).zip(&tallies).skip(1) {
-            let (plan, tally, ending) = (Arc::clone(plan), Arc::clone(tally), ending.clone());
+            let (plan, tally, shutdown) = (Arc::clone(plan), Arc::clone(tally), shutdown.clone());
             others.push(scope.spawn(move || {
-                runtime::run(&ending, drive::drive(plan, number, tally, ending.clone()))?
+                rt::run(&shutdown, drive::drive(plan, number, tally, shutdown.clone()))?
             }));
         }
-        let ours = runtime::run(&ending, async {
-            let obeyed = ending.clone();
+        let ours = rt::run(&shutdown, async {
+            let obeyed = shutdown.clone();
             let signals = Signals::new(signals);
-            runtime::spawn(async move {
+            rt::spawn(async move {
                 while signals.next().await.is_ok() {
-                    if obeyed.is_raised() {
+                    if obeyed.is_begun() {
                         std::process::exit(130);
                     }
-                    obeyed.raise();
+                    obeyed.begin();
                 }
             });
             if io::stderr().is_terminal() {
-                runtime::spawn(show(Arc::clone(plan), tallies.clone()));
+                rt::spawn(show(Arc::clone(plan), tallies.clone()));
             }
-            drive::drive(Arc::clone(plan), 0, Arc::clone(&tallies[0]), ending.clone()).await
+            drive::drive(Arc::clone(plan), 0, Arc::clone(&tallies[0]), shutdown.clone()).await
         });
         let theirs = others.into_iter().map(|thread| thread.join().expect("no thread panics"));
         theirs.chain([ours?]).collect::<io::Result<()>>()
@@ -273,7 +274,7 @@ fn sum(tallies: &[Arc<Mutex<Tally>>]) -> Tally {
 async fn show(plan: Arc<Plan>, tallies: Vec<Arc<Mutex<Tally>>>) {
     let (mut answers_before, mut at_before) = (0, plan.began);
     loop {
-        runtime::sleep_until(Instant::now() + LOOK).await;
+        rt::sleep_until(Instant::now() + LOOK).await;
         let (tally, now) = (sum(&tallies), Instant::now());
         let answers = tally.answers();
         let rate = report::a_second(answers - answers_before, now - at_before);
@@ -326,8 +327,8 @@ mod tests {
     fn mistakes_are_told() {
         for (words, line) in [
             (&[][..], "the URL is missing; see lab load --help"),
-            (&["http://a", "http://b"], "\"http://b\" is not known here; see lab load --help"),
-            (&["http://a", "--fast"], "\"--fast\" is not known here; see lab load --help"),
+            (&["http://a", "http://b"], "unknown argument \"http://b\"; see lab load --help"),
+            (&["http://a", "--fast"], "unknown argument \"--fast\"; see lab load --help"),
             (
                 &["http://a", "--close", "--pipeline", "2"],
                 "--close and --pipeline exclude each other",

@@ -1,4 +1,5 @@
-//! `lab`: the tool around the services. Each verb has its own module; here it is found by name.
+//! `lab`: the tools around the services. Each verb has a module or a crate; here it is found by
+//! name.
 
 // Counts are far below 2^52, and the targets have 64 bits.
 #![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
@@ -6,43 +7,12 @@
 mod up;
 
 mod bench;
-mod grade;
 mod load;
-
-mod arguments;
-mod contract;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// Something that `lab` can do.
-struct Verb {
-    name: &'static str,
-    /// What `--help` prints of it.
-    usage: &'static str,
-    /// Does it, told the arguments behind its name.
-    run: fn(&[String]) -> Result<ExitCode, Failure>,
-}
-
-/// Why a verb came to nothing, for one line.
-enum Failure {
-    /// Which argument is wrong: exit code 2.
-    Mistake(String),
-    /// What went wrong: exit code 1.
-    Error(io::Error),
-}
-
-impl From<String> for Failure {
-    fn from(line: String) -> Failure {
-        Failure::Mistake(line)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Failure {
-        Failure::Error(error)
-    }
-}
+use tools::verb::{Failure, Verb};
 
 const VERBS: &[Verb] = &[
     Verb { name: "up", usage: up::USAGE, run: up::run },
@@ -60,7 +30,7 @@ fn main() -> ExitCode {
         return print(&VERBS.iter().map(|verb| verb.usage).collect::<String>());
     };
     let Some(verb) = VERBS.iter().find(|verb| verb.name == name) else {
-        return mistake(&format!("{name:?} is not known here; see lab --help"));
+        return mistake(&format!("unknown verb {name:?}; see lab --help"));
     };
     if rest.iter().any(|word| asks_for_help(word)) {
         return print(verb.usage);
@@ -73,11 +43,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// The exit code by which a shell tells of a program that a signal has ended.
-fn interrupted(signal: i32) -> u8 {
-    u8::try_from(128 + signal).unwrap_or(1)
 }
 
 fn asks_for_help(word: &str) -> bool {

@@ -6,8 +6,8 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::fs::File;
-use std::future::{Future, pending, poll_fn};
-use std::io::{self, IsTerminal, Read, Write};
+use std::future::{pending, poll_fn};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -21,14 +21,17 @@ use std::time::{Duration, Instant};
 use common::cli::Kind;
 use common::client;
 use common::http::Limits;
-use common::http::call::Call;
-use common::json::Value;
-use common::runtime::{self, Direction, Either, Ending, Signals, Watched};
-use common::sys::{self, SIGCHLD, SIGINT, SIGKILL, SIGTERM};
-use common::telemetry::Log;
-
-use crate::Failure;
-use crate::arguments::Arguments;
+use common::http::client::ClientConn;
+use common::log::LogWriter;
+use common::rt::{self, AsyncFd, Direction, Either, Shutdown, Signals};
+use common::sys::{self, SIGCHLD, SIGINT, SIGTERM};
+use tools::arguments::Arguments;
+use tools::colour::{CYAN, Colours, GREEN, YELLOW};
+use tools::json::Value;
+use tools::lines::Lines;
+use tools::signals::both;
+use tools::sys::SIGKILL;
+use tools::verb::Failure;
 
 pub(crate) const USAGE: &str = "\
 usage: lab up [--frontend-port N] [--backend-port N]
@@ -61,11 +64,6 @@ const LIMITS: Limits = Limits { head_bytes_max: 4 << 10, body_bytes_max: 4 << 10
 /// The profile in which cargo built this program, and builds the services beside it.
 const PROFILE: &str = if cfg!(debug_assertions) { "dev" } else { "release" };
 
-/// Colours of the three voices, as ANSI terminals number them.
-const GREEN: u8 = 32;
-const YELLOW: u8 = 33;
-const CYAN: u8 = 36;
-
 /// The verb.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Failure> {
     let ports = Ports::read(arguments)?;
@@ -82,7 +80,7 @@ impl Ports {
     fn read(arguments: &[String]) -> Result<Ports, String> {
         let mut ports = Ports { frontend: 8000, backend: 8001 };
         let mut arguments = Arguments::new(arguments);
-        while let Some(word) = arguments.next()? {
+        while let Some(word) = arguments.next_word()? {
             let port = match word {
                 "--frontend-port" => &mut ports.frontend,
                 "--backend-port" => &mut ports.backend,
@@ -104,17 +102,16 @@ fn up(ports: &Ports) -> io::Result<u8> {
     // Before the log starts its thread: threads inherit what is blocked.
     let signals = sys::signals(&[SIGTERM, SIGINT, SIGCHLD])?;
     let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let lab = Lab {
         backend,
         frontend,
-        paint: if stdout.is_terminal() && !plain { Paint::Colours } else { Paint::Nothing },
-        log: Log::start(stdout)?,
-        ending: Ending::default(),
+        colours: Colours::of(&stdout),
+        log: LogWriter::start(stdout)?,
+        shutdown: Shutdown::default(),
         kill_at: Cell::new(None),
         code: Cell::new(0),
     };
-    let conducted = runtime::run(&lab.ending, lab.conduct(signals))?;
+    let conducted = rt::run(&lab.shutdown, lab.conduct(signals))?;
     let dropped = lab.log.dropped();
     if dropped > 0 {
         lab.say(&format!("{dropped} lines were dropped: nobody read them in time"));
@@ -129,7 +126,7 @@ pub(crate) fn build() -> io::Result<()> {
     let mut command = Command::new(cargo);
     command.args(["build", "--locked", "--profile", PROFILE]);
     command.args(["--package", "api-backend", "--package", "api-frontend"]);
-    match sys::die_with_parent(&mut command).status()? {
+    match tools::sys::die_with_parent(&mut command).status()? {
         status if status.success() => Ok(()),
         status => Err(io::Error::other(format!("cargo build {}", outcome(&Ok(status))))),
     }
@@ -139,10 +136,10 @@ pub(crate) fn build() -> io::Result<()> {
 struct Lab {
     backend: Service,
     frontend: Service,
-    paint: Paint,
-    log: Log,
+    colours: Colours,
+    log: LogWriter,
     /// Raised once both shall end; who is there still at this time then is killed.
-    ending: Ending,
+    shutdown: Shutdown,
     kill_at: Cell<Option<Instant>>,
     code: Cell<u8>,
 }
@@ -153,9 +150,9 @@ impl Lab {
         let signals = Signals::new(signals);
         let mut lives = pin!(self.live());
         loop {
-            let rest = runtime::either(lives.as_mut(), self.overdue());
+            let rest = rt::select(lives.as_mut(), self.overdue());
             // Signals first: a child that ends after it was asked after raises another one.
-            match runtime::either(signals.next(), rest).await {
+            match rt::select(signals.next(), rest).await {
                 Either::First(signal) => self.obey(signal?),
                 Either::Second(Either::First(())) => return Ok(()),
                 Either::Second(Either::Second(())) => {
@@ -188,17 +185,17 @@ impl Lab {
 
     /// Waits for a service to come up; `false` if all shall end first.
     async fn is_up(&self, service: &Service) -> bool {
-        matches!(runtime::either(self.ending.raised(), service.healthy()).await, Either::Second(()))
+        matches!(rt::select(self.shutdown.begun(), service.healthy()).await, Either::Second(()))
     }
 
     /// Runs a service, again and again, until all shall end, or it ends before it came up.
     async fn keep_up(&self, service: &Service) {
         let mut wait = WAIT_MIN;
-        while !self.ending.is_raised() {
-            let began = runtime::now();
+        while !self.shutdown.is_begun() {
+            let began = rt::now();
             let end = self.run(service).await;
             let (name, told) = (service.name, outcome(&end));
-            if self.ending.is_raised() {
+            if self.shutdown.is_begun() {
                 return;
             }
             if !service.came_up.get() {
@@ -206,13 +203,12 @@ impl Lab {
                 self.code.set(exit_code(&end));
                 return self.end();
             }
-            if runtime::now().duration_since(began) >= LIFE_MIN {
+            if rt::now().duration_since(began) >= LIFE_MIN {
                 wait = WAIT_MIN;
             }
             let wait_ms = wait.as_millis();
             self.say(&format!("{name} {told}; starting again in {wait_ms} ms"));
-            runtime::either(self.ending.raised(), runtime::sleep_until(runtime::now() + wait))
-                .await;
+            rt::select(self.shutdown.begun(), rt::sleep_until(rt::now() + wait)).await;
             wait = WAIT_MAX.min(wait * 2);
         }
     }
@@ -220,10 +216,10 @@ impl Lab {
     /// Runs a service once, and passes on what it writes.
     async fn run(&self, service: &Service) -> io::Result<ExitStatus> {
         let (mut child, socket) = service.start()?;
-        let voice = Voice::new(service.name, service.colour, self.paint);
+        let voice = Voice::new(service.name, service.colour, self.colours);
         let mut output = Output { log: &self.log, socket, voice, bytes: vec![0; READ_BYTES_MAX] };
         let ended = poll_fn(|_| child.try_wait().transpose().map_or(Poll::Pending, Poll::Ready));
-        let end = match runtime::either(ended, output.follow()).await {
+        let end = match rt::select(ended, output.follow()).await {
             Either::First(end) => end,
             Either::Second(never) => match never {},
         };
@@ -239,23 +235,23 @@ impl Lab {
             // A child has ended: it is asked after as soon as this was read.
             _ => return,
         };
-        if self.ending.is_raised() {
+        if self.shutdown.is_begun() {
             return self.kill(&format!("{name} again"));
         }
-        self.say(&format!("{name}: ending both; once more, to kill them"));
+        self.say(&format!("{name}: shutdown both; once more, to kill them"));
         self.end();
     }
 
     fn end(&self) {
-        self.ending.raise();
+        self.shutdown.begin();
         self.dismiss(&self.frontend);
     }
 
     fn dismiss(&self, service: &Service) {
-        self.kill_at.set(Some(runtime::now() + DRAIN));
+        self.kill_at.set(Some(rt::now() + DRAIN));
         if let Some(pid) = service.pid.get() {
             // It may have ended just now; then it only waits to be waited for.
-            let _ = sys::send_signal(pid, SIGTERM);
+            let _ = tools::sys::send_signal(pid, SIGTERM);
         }
     }
 
@@ -263,13 +259,13 @@ impl Lab {
         self.kill_at.set(None);
         for (name, pid) in self.running() {
             self.say(&format!("{name} is killed: {reason}"));
-            let _ = sys::send_signal(pid, SIGKILL);
+            let _ = tools::sys::send_signal(pid, SIGKILL);
         }
     }
 
     /// Waits until it is time to kill, if ever.
     async fn overdue(&self) {
-        poll_fn(|_| self.kill_at.get().map_or(Poll::Pending, runtime::due)).await;
+        poll_fn(|_| self.kill_at.get().map_or(Poll::Pending, rt::poll_deadline)).await;
     }
 
     /// Whoever has a process now.
@@ -280,8 +276,8 @@ impl Lab {
 
     /// Our own voice: one line.
     fn say(&self, line: &str) {
-        let Voice { prefix, .. } = Voice::new("lab", GREEN, self.paint);
-        self.log.hand_over(&mut format!("{prefix}{line}\n").into_bytes());
+        let Voice { prefix, .. } = Voice::new("lab", GREEN, self.colours);
+        self.log.append(&mut format!("{prefix}{line}\n").into_bytes());
     }
 }
 
@@ -318,7 +314,7 @@ impl Service {
     }
 
     /// Starts its process; what that writes is read from the socket.
-    fn start(&self) -> io::Result<(Child, Watched<UnixStream>)> {
+    fn start(&self) -> io::Result<(Child, AsyncFd<UnixStream>)> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let mut command = Command::new(&self.program);
@@ -327,26 +323,27 @@ impl Service {
         command.stdin(Stdio::null());
         command.stdout(OwnedFd::from(theirs.try_clone()?)).stderr(OwnedFd::from(theirs));
         // A group of its own: the terminal's Ctrl-C is for us to pass on.
-        let child = sys::die_with_parent(command.process_group(0)).spawn()?;
+        let child = tools::sys::die_with_parent(command.process_group(0)).spawn()?;
         self.pid.set(Some(child.id()));
-        Ok((child, Watched::new(ours)))
+        Ok((child, AsyncFd::new(ours)))
     }
 
     /// Waits until its process answers, and is healthy.
     async fn healthy(&self) {
         loop {
-            let looked = runtime::within(runtime::now() + LOOK, self.is_healthy()).await;
+            let looked = rt::timeout_at(rt::now() + LOOK, self.is_healthy()).await;
             if let Some(Ok(true)) = looked {
                 return self.came_up.set(true);
             }
-            runtime::sleep_until(runtime::now() + LOOK_STEP).await;
+            rt::sleep_until(rt::now() + LOOK_STEP).await;
         }
     }
 
     async fn is_healthy(&self) -> io::Result<bool> {
         let Some(pid) = self.pid.get() else { return Ok(false) };
-        let socket = client::connect(&(Ipv4Addr::LOCALHOST, self.port).into()).await?;
-        let mut call = Call::new(LIMITS);
+        let address = (Ipv4Addr::LOCALHOST, self.port).into();
+        let (socket, _) = client::connect(&[address], rt::now() + LOOK, |_| {}).await?;
+        let mut call = ClientConn::new(LIMITS);
         get(&socket, &mut call, "/healthz").await?;
         // Somebody else may be healthy there, while ours is about to find the port in use.
         let version = get(&socket, &mut call, "/version").await?;
@@ -356,22 +353,26 @@ impl Service {
 }
 
 /// The body that this path answers with; any status but 200 is an error.
-async fn get(socket: &Watched<TcpStream>, call: &mut Call, path: &str) -> io::Result<Vec<u8>> {
+async fn get(
+    socket: &AsyncFd<TcpStream>,
+    call: &mut ClientConn,
+    path: &str,
+) -> io::Result<Vec<u8>> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: lab\r\n\r\n");
-    call.ask(request.as_bytes());
+    call.request(request.as_bytes());
     while !call.outgoing().is_empty() {
         let outgoing = call.outgoing();
-        let sent = socket.attempt(Direction::Out, |mut socket| socket.write(outgoing)).await?;
+        let sent = socket.io(Direction::Out, |mut socket| socket.write(outgoing)).await?;
         call.sent(sent);
     }
     let mut bytes = vec![0; 1024];
     loop {
-        match call.answer().map_err(|refusal| io::Error::other(refusal.phrase()))? {
+        match call.response().map_err(|error| io::Error::other(error.to_string()))? {
             Some(answer) if answer.status == 200 => return Ok(answer.body.to_vec()),
             Some(answer) => return Err(io::Error::other(format!("status {}", answer.status))),
             None => {}
         }
-        match socket.attempt(Direction::In, |mut socket| socket.read(&mut bytes)).await? {
+        match socket.io(Direction::In, |mut socket| socket.read(&mut bytes)).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count => call.receive(&bytes[..count]),
         }
@@ -395,19 +396,10 @@ fn exit_code(end: &io::Result<ExitStatus>) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).filter(|code| *code > 0).unwrap_or(1)
 }
 
-/// Waits for both.
-pub(crate) async fn both(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
-    let (mut a, mut b) = (pin!(a), pin!(b));
-    match runtime::either(a.as_mut(), b.as_mut()).await {
-        Either::First(()) => b.await,
-        Either::Second(()) => a.await,
-    }
-}
-
 /// What one process writes, on its way to the log.
 struct Output<'a> {
-    log: &'a Log,
-    socket: Watched<UnixStream>,
+    log: &'a LogWriter,
+    socket: AsyncFd<UnixStream>,
     voice: Voice,
     bytes: Vec<u8>,
 }
@@ -418,75 +410,56 @@ impl Output<'_> {
         while let Ok(count @ 1..) = poll_fn(|_| self.socket.poll_read(&mut self.bytes)).await {
             self.pass_on(count);
             // Whoever never falls silent must not keep the signals from being read.
-            runtime::give_way().await;
+            rt::yield_now().await;
         }
         pending().await
     }
 
     /// Passes on the last words, which the kernel may not have announced yet.
     fn finish(mut self) {
-        while let Ok(count @ 1..) = self.socket.get().read(&mut self.bytes) {
+        while let Ok(count @ 1..) = self.socket.get_ref().read(&mut self.bytes) {
             self.pass_on(count);
         }
         self.voice.finish();
-        self.log.hand_over(&mut self.voice.lines);
+        self.log.append(&mut self.voice.lines);
     }
 
     fn pass_on(&mut self, count: usize) {
         self.voice.take(&self.bytes[..count]);
-        self.log.hand_over(&mut self.voice.lines);
+        self.log.append(&mut self.voice.lines);
     }
-}
-
-/// Whether names are coloured.
-#[derive(Clone, Copy)]
-enum Paint {
-    Colours,
-    Nothing,
 }
 
 /// Turns bytes into lines, each behind the name of whoever wrote them.
 struct Voice {
     prefix: String,
-    /// The line that has no end yet, and those before it that have.
-    line: Vec<u8>,
+    splitter: Lines,
+    /// Whole lines with the name before each.
     lines: Vec<u8>,
 }
 
 impl Voice {
-    fn new(name: &str, colour: u8, paint: Paint) -> Voice {
-        let prefix = match paint {
-            Paint::Colours => format!("\x1b[{colour}m{name:<12} |\x1b[0m "),
-            Paint::Nothing => format!("{name:<12} | "),
-        };
-        Voice { prefix, line: Vec::new(), lines: Vec::new() }
+    fn new(name: &str, colour: u8, colours: Colours) -> Voice {
+        let prefix = colours.paint(colour, &format!("{name:<12} |")) + " ";
+        Voice { prefix, splitter: Lines::new(LINE_BYTES_MAX), lines: Vec::new() }
     }
 
     fn take(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            if *byte == b'\n' {
-                self.end_line();
-                continue;
-            }
-            if self.line.len() == LINE_BYTES_MAX {
-                self.end_line();
-            }
-            self.line.push(*byte);
-        }
+        let Voice { prefix, splitter, lines } = self;
+        splitter.receive(bytes, |line| append(lines, prefix, line));
     }
 
     /// Ends the last line, if it was begun.
     fn finish(&mut self) {
-        if !self.line.is_empty() {
-            self.end_line();
-        }
+        let Voice { prefix, splitter, lines } = self;
+        splitter.finish(|line| append(lines, prefix, line));
     }
+}
 
-    fn end_line(&mut self) {
-        self.lines.extend_from_slice(self.prefix.as_bytes());
-        self.lines.append(&mut self.line);
-        self.lines.push(b'\n');
-    }
+fn append(lines: &mut Vec<u8>, prefix: &str, line: &[u8]) {
+    lines.extend_from_slice(prefix.as_bytes());
+    lines.extend_from_slice(line);
+    lines.push(b'\n');
 }
 
 #[cfg(test)]
@@ -511,7 +484,7 @@ mod tests {
             (split.as_bytes(), split_lines.as_bytes()),
         ] {
             for cut in (0..=bytes.len()).filter(|cut| *cut < 100 || bytes.len() - cut < 100) {
-                let mut voice = Voice::new("lab", GREEN, Paint::Nothing);
+                let mut voice = Voice::new("lab", GREEN, Colours::Off);
                 voice.take(&bytes[..cut]);
                 voice.take(&bytes[cut..]);
                 voice.finish();
@@ -522,7 +495,7 @@ mod tests {
 
     #[test]
     fn a_name_alone_is_coloured() {
-        let mut voice = Voice::new("api-backend", CYAN, Paint::Colours);
+        let mut voice = Voice::new("api-backend", CYAN, Colours::On);
         voice.take(b"a\n");
         assert_eq!(voice.lines, b"\x1b[36mapi-backend  |\x1b[0m a\n");
     }

@@ -20,8 +20,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 use std::{env, fs};
 
-use common::json::Value;
 use common::sys;
+use tools::json::Value;
 
 use client::Client;
 use docker::{

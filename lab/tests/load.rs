@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use common::sys::{self, SIGINT};
+use common::sys::SIGINT;
 
 use lab::{LAB, load, requests, say, serve};
 
@@ -172,9 +172,9 @@ fn an_interrupt_ends_it_with_what_it_has() {
     let url = format!("http://{address}/");
     let mut command = Command::new(LAB);
     command.args(["load", &url, "--seconds", "600"]).stdout(Stdio::piped());
-    let child = sys::die_with_parent(&mut command).spawn().unwrap();
+    let child = tools::sys::die_with_parent(&mut command).spawn().unwrap();
     first.recv_timeout(Duration::from_secs(10)).expect("a request");
-    sys::send_signal(child.id(), SIGINT).unwrap();
+    tools::sys::send_signal(child.id(), SIGINT).unwrap();
     let output = child.wait_with_output().unwrap();
     let page = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{page}");

@@ -16,8 +16,6 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Output, Stdio};
 
-use common::sys;
-
 use docker::{
     Folder, PATIENCE, Run, SERVICES, ask, docker, done, files, is_well, namespace, text, timed,
     turn, until,
@@ -147,7 +145,7 @@ impl Registry {
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(config).stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(File::create(&log).expect("a file"));
-        sys::die_with_parent(&mut command);
+        tools::sys::die_with_parent(&mut command);
         let child = command.spawn().expect("docker-registry is installed");
         let address = until("a registry", PATIENCE, || {
             let log = fs::read_to_string(&log).expect("text");

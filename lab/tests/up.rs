@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
-use common::sys::{self, SIGINT, SIGKILL, SIGTERM};
+use common::sys::{SIGINT, SIGKILL, SIGTERM};
 
 use lab::{LAB, Lab, PATIENCE, Ports, body, code, connect, get, lab, read};
 
@@ -84,7 +84,7 @@ fn nobody_outlives_a_killed_lab() {
 fn a_second_signal_kills_who_does_not_end() {
     let mut lab = Lab::up(&[]);
     let pids = lab.pids();
-    sys::send_signal(pids[1], SIGSTOP).expect("the backend runs");
+    tools::sys::send_signal(pids[1], SIGSTOP).expect("the backend runs");
     lab.send(SIGINT);
     lab.line("lab          | SIGINT");
     lab.send(SIGTERM);
@@ -170,9 +170,9 @@ fn a_failed_build_starts_nothing() {
 #[test]
 fn a_wrong_argument_is_one_line() {
     for (arguments, line) in [
-        (&["down"][..], "\"down\" is not known here; see lab --help"),
-        (&["up", "--port", "1"], "\"--port\" is not known here; see lab up --help"),
-        (&["up", "now"], "\"now\" is not known here; see lab up --help"),
+        (&["down"][..], "unknown verb \"down\"; see lab --help"),
+        (&["up", "--port", "1"], "unknown argument \"--port\"; see lab up --help"),
+        (&["up", "now"], "unknown argument \"now\"; see lab up --help"),
         (&["up", "--backend-port"], "--backend-port needs a value: a port, 1 to 65535"),
         (&["up", "--backend-port=0"], "--backend-port holds \"0\"; it takes a port, 1 to 65535"),
         (

@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::json::Value;
+use tools::json::Value;
 
 const SCRATCH: &str = env!("CARGO_TARGET_TMPDIR");
 pub(crate) const SERVICES: [&str; 2] = ["api-backend", "api-frontend"];

@@ -8,7 +8,8 @@ use std::fmt::Write;
 use common::http::call::{Answer, Call};
 use common::http::conversation::{Asked, Conversation, Room, Stage};
 use common::http::{Date, Limits, Method, Refusal, Request, Response, Status, Then, Version};
-use common::json::{self, Value};
+use common::json;
+use tools::json::Value;
 
 /// So narrow that every bound is reached.
 pub(crate) const LIMITS: Limits = Limits { head_bytes_max: 256, body_bytes_max: 64 };

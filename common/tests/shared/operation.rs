@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::cli::Kind;
-use common::json::Value;
 use common::{service, sys};
+use tools::json::Value;
 
 use crate::client::{Client, Heard, LONG, get};
 use crate::process::{Metrics, Process, by, child_of, free_port, inside, run, unshare};
@@ -161,7 +161,7 @@ fn a_stdout_that_takes_nothing_harms_nobody() {
         let redirected = format!("exec \"$0\" \"$@\" {to}");
         let mut command = by(&["sh", "-c", &redirected], &command());
         command.env("PORT", free.port().to_string());
-        let mut child = sys::die_with_parent(&mut command).spawn().unwrap();
+        let mut child = tools::sys::die_with_parent(&mut command).spawn().unwrap();
         let began = Instant::now();
         while TcpStream::connect(free).is_err() && began.elapsed() < LONG {
             thread::sleep(Duration::from_millis(2));
@@ -174,7 +174,7 @@ fn a_stdout_that_takes_nothing_harms_nobody() {
             thread::sleep(Duration::from_millis(2));
         }
         let dropped = dropped();
-        sys::send_signal(child.id(), sys::SIGTERM).unwrap();
+        tools::sys::send_signal(child.id(), sys::SIGTERM).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(0), "{to}");
         // The first line and the request's.
         assert_eq!((status, dropped), (200, if drops { 2 } else { 0 }), "{to}");

@@ -12,8 +12,6 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::sys;
-
 use crate::client::{Client, LONG};
 
 /// How often to look at what tells nobody.
@@ -37,7 +35,7 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(command: &mut Command) -> Process {
-        sys::die_with_parent(command);
+        tools::sys::die_with_parent(command);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let (line, lines) = mpsc::sync_channel(0);
@@ -83,7 +81,7 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: i32) {
-        sys::send_signal(self.pid, signal).unwrap();
+        tools::sys::send_signal(self.pid, signal).unwrap();
     }
 
     /// Stops all of its threads: what comes until it goes on, it meets at once.
@@ -169,7 +167,7 @@ impl Metrics {
 
 /// Runs what is to end by itself.
 pub(crate) fn run(command: &mut Command) -> Output {
-    sys::die_with_parent(command);
+    tools::sys::die_with_parent(command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     if ended(&mut child).is_none() {

@@ -11,11 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::http::Limits;
-use common::http::call::Call;
-use common::sys;
+use common::http::client::ClientConn;
 
 use super::Role;
-use crate::contract::{BACKEND, FRONTEND};
+use tools::contract::{BACKEND, FRONTEND};
 
 /// Whoever has not answered by then has failed to start.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -122,7 +121,7 @@ impl Plan {
         command.env("API_BACKEND_PORT", setup.backend_port.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // A group of its own, so that all that it starts can be ended with it.
-        sys::die_with_parent(command.process_group(0));
+        tools::sys::die_with_parent(command.process_group(0));
         Ok(command)
     }
 }
@@ -214,7 +213,7 @@ impl Contestant {
     ) -> io::Result<Contestant> {
         let mut command = plan.command(setup, workplace)?;
         if let Some(core) = core {
-            sys::pin(&mut command, core);
+            tools::sys::pin(&mut command, core);
         }
         let address = (Ipv4Addr::LOCALHOST, setup.port).into();
         let began = Instant::now();
@@ -263,14 +262,7 @@ impl Contestant {
 
     /// The memory that its processes occupy; what they share counts for each.
     pub(super) fn resident_bytes(&self) -> io::Result<u64> {
-        let mut sum_kib = 0;
-        for pid in self.processes()? {
-            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-            let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-            let kib = kib.and_then(|kib| kib.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-            sum_kib += kib.unwrap_or_default();
-        }
-        Ok(sum_kib << 10)
+        self.processes()?.into_iter().map(tools::process::resident_bytes).sum()
     }
 
     /// The size of its program's file, without the libraries that it may need.
@@ -296,7 +288,7 @@ impl Contestant {
 impl Drop for Contestant {
     fn drop(&mut self) {
         // Its whole group, and at once: nobody waits for an answer any more.
-        let _ = sys::kill_group(self.child.id());
+        let _ = tools::sys::kill_group(self.child.id());
         let _ = self.child.wait();
     }
 }
@@ -305,13 +297,13 @@ impl Drop for Contestant {
 fn get(address: SocketAddr) -> io::Result<(TcpStream, Vec<u8>)> {
     let mut socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    let mut call = Call::new(LIMITS);
-    call.ask(format!("GET / HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes());
+    let mut call = ClientConn::new(LIMITS);
+    call.request(format!("GET / HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes());
     socket.write_all(call.outgoing())?;
     call.sent(call.outgoing().len());
     let mut bytes = [0; 4096];
     loop {
-        match call.answer().map_err(|refusal| io::Error::other(refusal.phrase()))? {
+        match call.response().map_err(|error| io::Error::other(error.to_string()))? {
             Some(answer) if answer.status == 200 => return Ok((socket, answer.body.to_vec())),
             Some(answer) => return Err(io::Error::other(format!("status {}", answer.status))),
             None => {}

@@ -229,7 +229,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::json::Value;
+    use tools::json::Value;
 
     fn panel() -> Panel {
         let mut columns = columns(&["64"], &["p50"], &["idle", "1,000 idle"]);

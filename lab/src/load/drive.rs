@@ -15,9 +15,12 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use common::client;
-use common::http::call::Call;
-use common::http::{Limits, Refusal, Then};
-use common::runtime::{self, Alarm, Direction, Either, Ending, Watched};
+use common::http::client::ClientConn;
+use common::http::client::ResponseError;
+use common::http::{KeepAlive, Limits};
+use common::rt::{self, AsyncFd, Direction, Either, Shutdown};
+
+use super::alarm::Alarm;
 
 use super::tally::{Failure, Tally};
 
@@ -60,19 +63,19 @@ pub(crate) enum Keeping {
     OneRequest,
 }
 
-/// Asks this thread's share of the requests until the load is over or the ending is raised, and
+/// Asks this thread's share of the requests until the load is over or the shutdown is raised, and
 /// waits for the last answers.
 pub(crate) async fn drive(
     plan: Arc<Plan>,
     thread: u64,
     tally: Arc<Mutex<Tally>>,
-    ending: Ending,
+    shutdown: Shutdown,
 ) -> io::Result<()> {
     let connections = share(plan.connections, thread, plan.threads);
     let crew = Rc::new(Crew {
         thread,
         tally,
-        ending,
+        shutdown,
         due: Cell::new(0),
         taken: Cell::new(0),
         idle: RefCell::default(),
@@ -84,7 +87,7 @@ pub(crate) async fn drive(
     });
     for _ in 0..connections {
         let leaving = Leaving(Rc::clone(&crew));
-        runtime::spawn(async move { leaving.0.keep_asking().await });
+        rt::spawn(async move { leaving.0.keep_asking().await });
     }
     if crew.plan.rate.is_some() {
         crew.call_when_due().await?;
@@ -103,7 +106,7 @@ struct Crew {
     plan: Arc<Plan>,
     thread: u64,
     tally: Arc<Mutex<Tally>>,
-    ending: Ending,
+    shutdown: Shutdown,
     /// At a fixed rate: how many requests were found to be due, and how many of them were taken or
     /// given up.
     due: Cell<u64>,
@@ -127,9 +130,11 @@ impl Crew {
         let mut connection = Connection::new(self);
         while let Some(first) = connection.first_asked().await {
             let turn = self.turn.replace(self.turn.get() + 1) as usize;
+            let mut addresses = self.plan.addresses.clone();
+            addresses.rotate_left(turn % self.plan.addresses.len().max(1));
             let deadline = first.taken + self.plan.timeout;
-            let end = match client::connect_to_one(&self.plan.addresses, turn, deadline).await {
-                Ok(socket) => {
+            let end = match client::connect(&addresses, deadline, |_| {}).await {
+                Ok((socket, _)) => {
                     self.with_tally(|tally, _| tally.connections_opened += 1);
                     connection.converse(socket).await
                 }
@@ -139,7 +144,7 @@ impl Crew {
             let unanswered = connection.asked.drain(..).count() as u64;
             self.with_tally(|tally, at| tally.fail(at, failure, unanswered, words));
             if matches!(failure, Failure::Refused | Failure::Connect) {
-                runtime::sleep_until(Instant::now() + PAUSE).await;
+                rt::sleep_until(Instant::now() + PAUSE).await;
             }
         }
     }
@@ -159,7 +164,7 @@ impl Crew {
     }
 
     fn count_due(&self, rate: u64) {
-        if !self.ending.is_raised() {
+        if !self.shutdown.is_begun() {
             self.due.set(self.due_before(Instant::now().min(self.plan.over), rate));
         }
     }
@@ -178,7 +183,7 @@ impl Crew {
 
     /// Whether no more requests become due.
     fn is_over(&self) -> bool {
-        self.ending.is_raised() || Instant::now() >= self.plan.over
+        self.shutdown.is_begun() || Instant::now() >= self.plan.over
     }
 
     /// When this thread's request of this number is due: threads take the load's in turn.
@@ -201,8 +206,7 @@ impl Crew {
         let alarm = Alarm::new()?;
         while !self.is_over() {
             let next = self.due_at(self.due.get(), rate).min(self.plan.over);
-            if let Either::First(rung) = runtime::either(alarm.at(next), self.ending.raised()).await
-            {
+            if let Either::First(rung) = rt::select(alarm.at(next), self.shutdown.begun()).await {
                 rung?;
             }
             self.count_due(rate);
@@ -270,7 +274,7 @@ fn refusal_to_connect(error: &io::Error) -> Break {
 struct Connection<'a> {
     crew: &'a Crew,
     seat: Rc<Seat>,
-    call: Call,
+    call: ClientConn,
     /// The requests without an answer, in order.
     asked: VecDeque<Asked>,
     input_ended: bool,
@@ -290,7 +294,7 @@ impl Connection<'_> {
         Connection {
             crew,
             seat: Rc::default(),
-            call: Call::new(LIMITS),
+            call: ClientConn::new(LIMITS),
             asked: VecDeque::new(),
             input_ended: false,
         }
@@ -322,7 +326,7 @@ impl Connection<'_> {
         };
         while self.asked.len() < depth {
             let Some(due) = self.crew.take_due() else { break };
-            self.asked.push_back(Asked { due, taken: runtime::now() });
+            self.asked.push_back(Asked { due, taken: rt::now() });
         }
         if !self.asked.is_empty() {
             self.seat.take();
@@ -333,18 +337,18 @@ impl Connection<'_> {
 
     /// Asks and listens until the connection ends. After `Ok`, what is left unanswered may be
     /// asked again on another (RFC 9112 section 9.3.1).
-    async fn converse(&mut self, socket: Watched<TcpStream>) -> Result<(), Break> {
-        self.call = Call::new(LIMITS);
+    async fn converse(&mut self, socket: AsyncFd<TcpStream>) -> Result<(), Break> {
+        self.call = ClientConn::new(LIMITS);
         self.input_ended = false;
         for _ in 0..self.asked.len() {
-            self.call.ask(&self.crew.plan.request);
+            self.call.request(&self.crew.plan.request);
         }
         poll_fn(|cx| self.poll(&socket, cx)).await
     }
 
     fn poll(
         &mut self,
-        socket: &Watched<TcpStream>,
+        socket: &AsyncFd<TcpStream>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Break>> {
         let crew = self.crew;
@@ -377,44 +381,45 @@ impl Connection<'_> {
             }
             match self.take_answers() {
                 Err(refusal) => return Poll::Ready(Err(what_broke(refusal))),
-                Ok(Then::Close) => return Poll::Ready(Ok(())),
-                Ok(Then::Keep) if self.input_ended => return Poll::Ready(Ok(())),
-                Ok(Then::Keep) => self.ask_more(cx),
+                Ok(KeepAlive::Close) => return Poll::Ready(Ok(())),
+                Ok(KeepAlive::Keep) if self.input_ended => return Poll::Ready(Ok(())),
+                Ok(KeepAlive::Keep) => self.ask_more(cx),
             }
         }
-        runtime::poll_again();
+        rt::wake_next_turn();
         self.look_at_the_time()
     }
 
     fn look_at_the_time(&self) -> Poll<Result<(), Break>> {
         let Some(first) = self.asked.front() else { return Poll::Pending };
-        runtime::due(first.taken + self.crew.plan.timeout).map(|()| Err((Failure::Timeout, None)))
+        rt::poll_deadline(first.taken + self.crew.plan.timeout)
+            .map(|()| Err((Failure::Timeout, None)))
     }
 
     fn ask_more(&mut self, cx: &Context<'_>) {
         let before = self.asked.len();
         self.take_requests(cx);
         for _ in before..self.asked.len() {
-            self.call.ask(&self.crew.plan.request);
+            self.call.request(&self.crew.plan.request);
         }
     }
 
-    fn send(&mut self, socket: &Watched<TcpStream>) -> Poll<io::Result<()>> {
+    fn send(&mut self, socket: &AsyncFd<TcpStream>) -> Poll<io::Result<()>> {
         while !self.call.outgoing().is_empty() {
             let outgoing = self.call.outgoing();
-            let written = socket.poll_try(Direction::Out, |mut io| io.write(outgoing));
+            let written = socket.poll_io(Direction::Out, |mut io| io.write(outgoing));
             self.call.sent(ready!(written)?);
         }
         Poll::Ready(Ok(()))
     }
 
     /// Counts the answers that have come; `Close` after the last.
-    fn take_answers(&mut self) -> Result<Then, Refusal> {
+    fn take_answers(&mut self) -> Result<KeepAlive, ResponseError> {
         let plan = &self.crew.plan;
         let now = Instant::now();
         let at = now.saturating_duration_since(plan.began);
         let mut tally = self.crew.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(answer) = self.call.answer()? {
+        while let Some(answer) = self.call.response()? {
             let due = self.asked.pop_front().map_or(now, |asked| asked.due);
             tally.answer(at, answer.status, now.saturating_duration_since(due));
             let body = answer.body.strip_suffix(b"\n").unwrap_or(answer.body);
@@ -424,20 +429,20 @@ impl Connection<'_> {
                 let start = body.get(..80).unwrap_or(body);
                 tally.fail(at, Failure::Body, 1, Some(start.escape_ascii().to_string()));
             }
-            if answer.then == Then::Close || plan.keeping == Keeping::OneRequest {
-                return Ok(Then::Close);
+            if answer.keep_alive == KeepAlive::Close || plan.keeping == Keeping::OneRequest {
+                return Ok(KeepAlive::Close);
             }
         }
-        Ok(Then::Keep)
+        Ok(KeepAlive::Keep)
     }
 }
 
-fn what_broke(refusal: Refusal) -> Break {
-    let failure = match refusal {
-        Refusal::Short => Failure::Closed,
+fn what_broke(error: ResponseError) -> Break {
+    let failure = match error {
+        ResponseError::Incomplete => Failure::Closed,
         _ => Failure::Broken,
     };
-    (failure, Some(refusal.to_string()))
+    (failure, Some(error.to_string()))
 }
 
 #[cfg(test)]
@@ -472,9 +477,9 @@ mod tests {
             began,
             over: began + Duration::from_millis(100),
         };
-        let (tally, ending) = (Arc::<Mutex<Tally>>::default(), Ending::default());
-        let load = drive(Arc::new(plan), 0, Arc::clone(&tally), ending.clone());
-        runtime::run(&ending, load).unwrap().unwrap();
+        let (tally, shutdown) = (Arc::<Mutex<Tally>>::default(), Shutdown::default());
+        let load = drive(Arc::new(plan), 0, Arc::clone(&tally), shutdown.clone());
+        rt::run(&shutdown, load).unwrap().unwrap();
         let tally = tally.lock().unwrap();
         assert_eq!((tally.answers(), tally.failed()), (10, 0), "{:?}", tally.first_words);
     }

@@ -11,8 +11,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::json::Value;
-use common::sys::{self, SIGINT};
+use common::sys::SIGINT;
+use tools::json::Value;
 
 pub(crate) const LAB: &str = env!("CARGO_BIN_EXE_lab");
 /// The end of any wait, so that a fault fails instead of hanging.
@@ -92,7 +92,7 @@ impl Lab {
     }
 
     pub(crate) fn send(&self, signal: i32) {
-        sys::send_signal(self.child.id(), signal).expect("lab runs");
+        tools::sys::send_signal(self.child.id(), signal).expect("lab runs");
     }
 
     /// The processes of the frontend and the backend, as they say themselves.
@@ -130,12 +130,12 @@ impl Load {
     pub(crate) fn by(command: &mut Command, address: SocketAddr, flags: &[&str]) -> Load {
         let url = format!("http://{address}/");
         command.args(["load", &url, "--json"]).args(flags).stdout(Stdio::piped());
-        Load(sys::die_with_parent(command).spawn().expect("lab starts"))
+        Load(tools::sys::die_with_parent(command).spawn().expect("lab starts"))
     }
 
     /// Has it end sooner.
     pub(crate) fn interrupt(&self) {
-        sys::send_signal(self.0.id(), SIGINT).expect("it runs");
+        tools::sys::send_signal(self.0.id(), SIGINT).expect("it runs");
     }
 
     /// Waits for its end.

@@ -1,0 +1,167 @@
+//! What every marking is done with, and what one marking makes.
+
+use std::cell::{Cell, RefCell};
+use std::env;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::environment::Variables;
+use crate::host;
+use crate::progress::Progress;
+
+/// What every marking is done with.
+pub(crate) struct Marker<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) progress: Progress,
+    /// Words of `--allow`.
+    pub(crate) allowed: Vec<String>,
+    /// Variables of `--env`.
+    pub(crate) variables: Variables,
+    /// Docker Hub is asked for the images.
+    pub(crate) hub: bool,
+    /// Builds have no network.
+    pub(crate) is_offline: bool,
+    pub(crate) build_timeout: Duration,
+    /// Takes the builds' whole logs.
+    pub(crate) kept_log: Option<File>,
+}
+
+/// What one marking makes: all that must be gone in the end, however the marking ends. Its folder
+/// says what that is to the next marking, should this one be killed.
+pub(crate) struct Cleanup {
+    /// The marking's name, which is that of its first project and the value of its label.
+    pub(crate) marking: String,
+    /// Its folder, for the marker's own files.
+    pub(crate) folder: PathBuf,
+    /// Ids of images that the build's log named, and of all that were there before.
+    images: RefCell<Option<File>>,
+    /// Something is on the engine.
+    pub(crate) has_made: Cell<bool>,
+}
+
+impl Cleanup {
+    /// Of a marking that begins.
+    pub(crate) fn begin(marking: String) -> io::Result<Cleanup> {
+        let folder = env::temp_dir().join(&marking);
+        DirBuilder::new().mode(0o700).create(&folder)?;
+        Ok(Cleanup { marking, folder, images: RefCell::default(), has_made: Cell::new(false) })
+    }
+
+    /// Of a marking that was killed.
+    fn left(marking: String) -> Cleanup {
+        let folder = env::temp_dir().join(&marking);
+        Cleanup { marking, folder, images: RefCell::default(), has_made: Cell::new(true) }
+    }
+
+    /// The name of the second project.
+    pub(crate) fn second(&self) -> String {
+        format!("{}-second", self.marking)
+    }
+
+    /// Writes one of the marker's own files.
+    pub(crate) fn write(&self, name: &str, text: &str) -> io::Result<PathBuf> {
+        let path = self.folder.join(name);
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    /// Notes the images that are here before a build.
+    pub(crate) fn before_build(&self, ids: &[String]) -> io::Result<()> {
+        self.has_made.set(true);
+        self.write("before", &ids.join("\n"))?;
+        self.images.replace(Some(File::create(self.folder.join("images"))?));
+        Ok(())
+    }
+
+    /// Notes an image that a build has made or found.
+    pub(crate) fn note_image(&self, id: &str) {
+        if let Some(file) = &mut *self.images.borrow_mut() {
+            // A full disk fails the build too.
+            let _ = writeln!(file, "{id}");
+        }
+    }
+
+    /// Removes all of it.
+    pub(crate) async fn run(&self, engine: &Engine) {
+        if self.has_made.get() {
+            self.remove(engine).await;
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+
+    async fn remove(&self, engine: &Engine) {
+        for project in [&self.second(), &self.marking] {
+            engine.remove_project(project).await;
+        }
+        engine.remove_images(&self.marking).await;
+        let lines = |name: &str| {
+            let text = fs::read_to_string(self.folder.join(name)).unwrap_or_default();
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (mut made, before) = (lines("images"), lines("before"));
+        made.retain(|id| !before.iter().any(|known| known.contains(&**id)));
+        // The last ones first: they are made of the others.
+        made.reverse();
+        if !made.is_empty() {
+            engine.remove_unnamed(&made).await;
+        }
+    }
+}
+
+/// Removes what markings of this machine left that were killed. The caller holds the machine's
+/// lock: none of them goes on.
+pub(crate) async fn remove_leftovers(engine: &Engine) {
+    let prefix = prefix();
+    let mut found = engine.projects().await;
+    let folders = fs::read_dir(env::temp_dir()).into_iter().flatten().flatten();
+    found.extend(folders.filter_map(|entry| entry.file_name().into_string().ok()));
+    let mut markings: Vec<&str> =
+        found.iter().filter_map(|name| marking_of(name, &prefix)).collect();
+    markings.sort_unstable();
+    markings.dedup();
+    for marking in markings {
+        Cleanup::left(marking.to_owned()).run(engine).await;
+    }
+}
+
+/// The name of a marking: of this machine, as the lock has it; of this process; and its number.
+pub(crate) fn name(number: usize) -> String {
+    format!("{}{}-{number}", prefix(), std::process::id())
+}
+
+fn prefix() -> String {
+    format!("grade-{}-", host::machine())
+}
+
+/// The marking that made something of this name, if one of this machine did.
+fn marking_of<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {
+    let marking = name.strip_suffix("-second").unwrap_or(name);
+    let (pid, number) = marking.strip_prefix(prefix)?.split_once('-')?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit());
+    (is_number(pid) && is_number(number)).then_some(marking)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_marking_made_is_known_by_its_name() {
+        for (name, marking) in [
+            ("grade-7-12-0", Some("grade-7-12-0")),
+            ("grade-7-12-0-second", Some("grade-7-12-0")),
+            ("grade-8-12-0", None),
+            ("grade-flask", None),
+            ("grade-7-12", None),
+            ("grade-7-12-x", None),
+            ("grade-7-12-", None),
+            ("other-7-12-0", None),
+        ] {
+            assert_eq!(marking_of(name, "grade-7-"), marking, "{name}");
+        }
+    }
+}

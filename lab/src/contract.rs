@@ -1,7 +1,0 @@
-//! What both services answer to `GET /`, as the exercise has it, without the line feed.
-
-/// Of the backend.
-pub(crate) const BACKEND: &str = r#"{"body": "Je suis une r\u00e9ponse du backend"}"#;
-/// Of the frontend; the spelling is part of the contract.
-pub(crate) const FRONTEND: &str =
-    r#"{"return": {"body": "Je suis une r\u00e9ponse du backend"}, "status": "[SUCESS]"}"#;
