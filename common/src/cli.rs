@@ -83,68 +83,100 @@ impl Config {
     }
 }
 
-/// Reads the arguments (without the program's name) and the environment. A flag goes before its
-/// variable, and an empty variable counts as not set. `Err` is the line to print.
+/// The settings that a health check reads. A wrong value of another must not make it fail.
+const HEALTHCHECK_SETTINGS: [&str; 2] = ["HOST", "PORT"];
+
+/// Parses the arguments (without the program's name) and the environment. A flag takes precedence
+/// over its variable, and an empty variable counts as not set. The error is the line to print.
+///
+/// `process_1` has the arguments of process 1 of the container if it is this program: a health
+/// check follows its flags.
 pub fn read(
     about: &About,
     arguments: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,
+    process_1: impl FnOnce() -> Vec<OsString>,
 ) -> Result<Command, String> {
-    let settings = || about.settings.iter().copied().flatten();
-    let mut flags: Vec<(&Setting, String)> = Vec::new();
-    let mut healthcheck = false;
-    let mut arguments = arguments.into_iter().map(|argument| shown(&argument));
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "healthcheck" => healthcheck = true,
-            "--help" | "-h" => return Ok(Command::Print(help(about))),
-            "--version" | "-V" => {
-                return Ok(Command::Print(format!("{} {}\n", about.name, about.version)));
-            }
-            _ => {
-                let (name, value) = match argument.split_once('=') {
-                    Some((name, value)) => (name, Some(value.to_owned())),
-                    None => (argument.as_str(), None),
-                };
-                let setting = settings().find(|setting| setting.flag() == name);
-                let setting =
-                    setting.ok_or_else(|| format!("{argument:?} is not known here; see --help"))?;
-                let value = value.or_else(|| arguments.next());
-                let missing = || format!("{name} needs a value: {}", setting.kind.takes());
-                flags.push((setting, value.ok_or_else(missing)?));
-            }
-        }
+    let arguments: Vec<String> = arguments.into_iter().map(|it| text(&it)).collect();
+    let has = |names: [&str; 2]| arguments.iter().any(|it| names.contains(&it.as_str()));
+    if has(["--help", "-h"]) {
+        return Ok(Command::Print(help(about)));
     }
+    if has(["--version", "-V"]) {
+        return Ok(Command::Print(format!("{} {}\n", about.name, about.version)));
+    }
+    if !has(["healthcheck"; 2]) {
+        return Ok(Command::Serve(config(about, &flags(about, arguments)?, variable, |_| true)?));
+    }
+    let process_1 = process_1().iter().map(|it| text(it)).collect();
+    let mut all = flags(about, process_1).unwrap_or_default();
+    all.extend(flags(about, arguments.into_iter().filter(|it| it != "healthcheck").collect())?);
+    let is_needed = |setting: &Setting| HEALTHCHECK_SETTINGS.contains(&setting.variable);
+    Ok(Command::Healthcheck(config(about, &all, variable, is_needed)?))
+}
+
+type Flags = Vec<(&'static str, String)>;
+
+/// The variables of the flags, and their values.
+fn flags(about: &About, arguments: Vec<String>) -> Result<Flags, String> {
+    let mut flags = Vec::new();
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let (name, value) = match argument.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (argument.as_str(), None),
+        };
+        let mut settings = about.settings.iter().copied().flatten();
+        let setting = settings.find(|setting| setting.flag() == name);
+        let setting = setting.ok_or_else(|| format!("unknown argument {argument:?}; see --help"))?;
+        let missing = || format!("{name} needs a value: {}", setting.kind.takes());
+        flags.push((setting.variable, value.or_else(|| arguments.next()).ok_or_else(missing)?));
+    }
+    Ok(flags)
+}
+
+/// The checked values of the settings that are needed.
+fn config(
+    about: &About,
+    flags: &Flags,
+    variable: impl Fn(&str) -> Option<OsString>,
+    is_needed: impl Fn(&Setting) -> bool,
+) -> Result<Config, String> {
     let mut values = Vec::new();
-    for setting in settings() {
-        let flag = flags.iter().rfind(|(flag, _)| flag.variable == setting.variable);
-        let said = match flag {
+    for setting in about.settings.iter().copied().flatten().filter(|setting| is_needed(setting)) {
+        let flag = flags.iter().rfind(|(name, _)| *name == setting.variable);
+        let given = match flag {
             Some((_, value)) => Some((setting.flag(), value.clone())),
             None => variable(setting.variable)
-                .map(|value| shown(&value))
-                .filter(|value| !value.is_empty())
-                .map(|value| (setting.variable.to_owned(), value)),
+                .map(|value| (setting.variable.to_owned(), text(&value)))
+                .filter(|(_, value)| !value.is_empty()),
         };
-        let value = match (said, setting.default) {
+        let takes = || setting.kind.takes();
+        let value = match (given, setting.default) {
             (Some((name, value)), _) => setting.kind.check(&value).ok_or_else(|| {
-                format!("{name} holds {value:?}; it takes {}", setting.kind.takes())
+                format!("{name} holds {value:?}; it takes {}{}", takes(), injected(&name, &value))
             })?,
             (None, Some(default)) => default.to_owned(),
-            // To ask oneself how one is, nobody else need be known.
-            (None, None) if healthcheck => String::new(),
-            (None, None) => {
-                let (name, takes) = (setting.variable, setting.kind.takes());
-                return Err(format!("{name} is not set; it takes {takes}"));
-            }
+            (None, None) => return Err(format!("{} is not set; it takes {}", setting.variable, takes())),
         };
         values.push((setting.variable, value));
     }
-    let config = Config(values);
-    Ok(if healthcheck { Command::Healthcheck(config) } else { Command::Serve(config) })
+    Ok(Config(values))
 }
 
-/// As text, whatever it holds: what is not UTF-8 fits no setting, and is shown in the mistake.
-fn shown(value: &OsStr) -> String {
+/// Names the platform that has set a variable to the address of a service.
+fn injected(name: &str, value: &str) -> &'static str {
+    match name.ends_with("_PORT") && value.starts_with("tcp://") {
+        true => {
+            ". Kubernetes (for a Service of that name) or Docker's --link has set it: set it \
+             yourself, or turn that off with enableServiceLinks: false"
+        }
+        false => "",
+    }
+}
+
+/// Bytes that are not UTF-8 fit no setting, and are shown in the error.
+fn text(value: &OsStr) -> String {
     value.to_string_lossy().into_owned()
 }
 

@@ -1,7 +1,10 @@
 //! The verb `healthcheck`: requests `GET /healthz` of the service that runs here.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cli::Config;
@@ -24,6 +27,17 @@ pub(super) fn run(config: &Config) -> io::Result<()> {
         200 => Ok(()),
         status => Err(unhealthy(io::Error::other(format!("status {status}")))),
     }
+}
+
+/// The arguments of process 1, if it is the same program.
+pub(super) fn process_1_arguments(name: &str) -> Vec<OsString> {
+    let line = std::fs::read("/proc/1/cmdline").unwrap_or_default();
+    let mut words = line.split(|&byte| byte == 0).map(OsStr::from_bytes);
+    let program = words.next().map(Path::new).and_then(Path::file_name);
+    if program != Some(OsStr::new(name)) {
+        return Vec::new();
+    }
+    words.filter(|word| !word.is_empty()).map(OsStr::to_owned).collect()
 }
 
 fn request_status(address: SocketAddr) -> io::Result<u16> {

@@ -196,7 +196,9 @@ pub fn run<A: App>(
     about: &'static About,
     new: impl FnOnce(&Setup<'_>) -> io::Result<A>,
 ) -> ExitCode {
-    let command = cli::read(about, std::env::args_os().skip(1), |name| std::env::var_os(name));
+    let arguments = std::env::args_os().skip(1);
+    let process_1 = || healthcheck::process_1_arguments(about.name);
+    let command = cli::read(about, arguments, |name| std::env::var_os(name), process_1);
     let result = match command {
         Err(mistake) => {
             eprintln!("{}: {mistake}", about.name);
