@@ -1,6 +1,6 @@
 //! One connection to the backend: opens it, sends requests, hands out the responses, closes it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -275,16 +275,18 @@ pub(super) struct AddressOrder {
 impl AddressOrder {
     /// Begins with another address each time, so that all get their share. A name server may
     /// shuffle or sort them. Penalized ones come last.
-    fn order(&mut self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    fn order(&mut self, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let now = rt::now();
         self.penalized.retain(|(_, until)| *until > now);
-        addresses.sort_unstable();
-        addresses.dedup();
-        let count = addresses.len().max(1);
-        addresses.rotate_left(self.turn % count);
+        let unique = addresses.into_iter().collect::<BTreeSet<_>>();
+        let turn = self.turn % unique.len().max(1);
         self.turn = self.turn.wrapping_add(1);
-        addresses.sort_by_key(|address| self.penalized.iter().any(|(it, _)| it == address));
-        addresses
+        let in_turn = unique.iter().skip(turn).chain(unique.iter().take(turn)).copied();
+        let is_penalized =
+            |address: &SocketAddr| self.penalized.iter().any(|(it, _)| it == address);
+        let (last, mut first): (Vec<_>, Vec<_>) = in_turn.partition(is_penalized);
+        first.extend(last);
+        first
     }
 
     fn penalize(&mut self, address: SocketAddr) {

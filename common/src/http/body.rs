@@ -21,7 +21,7 @@ pub(super) enum Leniency {
 }
 
 /// A body that is being decoded.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Body {
     framing: Framing,
     leniency: Leniency,
@@ -31,7 +31,7 @@ pub(super) struct Body {
     overhead_left: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Framing {
     /// So many bytes are still to come.
     Length(u64),

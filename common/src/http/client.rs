@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::body::{Body, Chunk, Leniency, MessageKind};
-use super::buffer::{HeadLength, Inbound, Outbound};
+use super::buffer::{HeadCache, HeadLength, Inbound, Outbound};
 use super::parse;
 use super::{Fields, KeepAlive, Limits, ParseError, Version};
 
@@ -22,7 +22,9 @@ pub struct ClientConn {
     state: State,
     inbound: Inbound,
     outbound: Outbound,
-    /// The field lines and the body of the response that is being received, or was the last one.
+    /// The head of the response that is being received, or was the last one.
+    head_cache: HeadCache<StatusLine>,
+    /// Its field lines and its body.
     fields: Vec<u8>,
     body: Vec<u8>,
     /// Requests without a complete response.
@@ -36,15 +38,18 @@ pub struct ClientConn {
 #[derive(Debug)]
 enum State {
     Head,
-    Body(Body, StatusLine),
+    Body(StatusLine),
     Failed(ResponseError),
     Done,
 }
 
+/// The meaning of a head.
 #[derive(Clone, Copy, Debug)]
 struct StatusLine {
     status: u16,
     keep_alive: KeepAlive,
+    body: Body,
+    is_repeated: bool,
 }
 
 /// A complete response.
@@ -58,6 +63,8 @@ pub struct ReceivedResponse<'a> {
     pub body: &'a [u8],
     /// Whether the server keeps the connection open.
     pub keep_alive: KeepAlive,
+    /// Its head is that of the response before, to the byte.
+    pub is_head_repeated: bool,
 }
 
 /// Why no more responses can be read from a connection.
@@ -95,6 +102,7 @@ impl ClientConn {
             state: State::Head,
             inbound: Inbound::default(),
             outbound: Outbound::default(),
+            head_cache: HeadCache::default(),
             fields: Vec::new(),
             body: Vec::new(),
             unanswered: 0,
@@ -140,9 +148,10 @@ impl ClientConn {
     pub fn response(&mut self) -> Result<Option<ReceivedResponse<'_>>, ResponseError> {
         match self.parse() {
             Ok(None) => Ok(None),
-            Ok(Some(StatusLine { status, keep_alive })) => {
-                let fields = Fields::of_checked(&self.fields);
-                Ok(Some(ReceivedResponse { status, fields, body: &self.body, keep_alive }))
+            Ok(Some(StatusLine { status, keep_alive, is_repeated, .. })) => {
+                let (fields, body) = (Fields::of_checked(&self.fields), &*self.body);
+                let is_head_repeated = is_repeated;
+                Ok(Some(ReceivedResponse { status, fields, body, keep_alive, is_head_repeated }))
             }
             Err(error) => {
                 self.state = State::Failed(error);
@@ -184,13 +193,20 @@ impl ClientConn {
         if self.unanswered == 0 {
             return Err(ResponseError::Unexpected);
         }
+        if let Some((length, line)) = self.head_cache.get(self.inbound.unread()) {
+            self.inbound.take_head(length);
+            self.body.clear();
+            self.state = State::Body(StatusLine { is_repeated: true, ..line });
+            return Ok(true);
+        }
         let length = match self.inbound.head_length(self.limits.head_bytes_max)? {
             HeadLength::Complete(length) => length,
             HeadLength::Partial if self.is_closed => return Err(ResponseError::Incomplete),
             HeadLength::Partial => return Ok(false),
             HeadLength::TooLong { .. } => return Err(ParseError::HeadTooLarge.into()),
         };
-        let head = parse::response(self.inbound.take_head(length))?;
+        let bytes = self.inbound.take_head(length);
+        let head = parse::response(bytes)?;
         // An upgrade was not requested. All else below 200 precedes the final response.
         if head.status < 200 {
             self.interim += 1;
@@ -209,23 +225,25 @@ impl ClientConn {
         };
         let keeps = keeps && !body.ends_by_close();
         let keep_alive = if keeps { KeepAlive::Keep } else { KeepAlive::Close };
+        let line = StatusLine { status: head.status, keep_alive, body, is_repeated: false };
         self.fields.clear();
         self.fields.extend_from_slice(head.fields.as_bytes());
+        self.head_cache.put(bytes, line);
         self.body.clear();
-        self.state = State::Body(body, StatusLine { status: head.status, keep_alive });
+        self.state = State::Body(line);
         Ok(true)
     }
 
     fn read_body(&mut self) -> Result<Option<StatusLine>, ResponseError> {
-        let State::Body(body, line) = &mut self.state else { return Ok(None) };
+        let State::Body(line) = &mut self.state else { return Ok(None) };
         let mut input = self.inbound.unread();
         let before = input.len();
         let is_complete = loop {
-            match body.decode(&mut input)? {
+            match line.body.decode(&mut input)? {
                 Chunk::Data(data) => self.body.extend_from_slice(data),
                 Chunk::Complete => break true,
                 Chunk::Partial if !self.is_closed => break false,
-                Chunk::Partial if body.ends_by_close() => break true,
+                Chunk::Partial if line.body.ends_by_close() => break true,
                 Chunk::Partial => return Err(ResponseError::Incomplete),
             }
         };

@@ -3,8 +3,8 @@
 //! their responses are written in the same order.
 
 use super::body::{Body, Chunk, Leniency, MessageKind};
-use super::buffer::{HeadLength, Inbound, Outbound};
-use super::grammar::{is_tchar, split_line, starts_with};
+use super::buffer::{HeadCache, HeadLength, Inbound, Outbound};
+use super::grammar::{is_tchar, split_line};
 use super::parse::{self, HeadOffsets, RequestHead};
 use super::{Date, KeepAlive, Limits, Method, ParseError, Request, Response, Status, Version};
 
@@ -57,36 +57,21 @@ enum State {
 pub struct Buffers {
     inbound: Inbound,
     outbound: Outbound,
-    /// The bytes of the last head that was accepted, and their meaning. Clients send the same head
-    /// again and again. This saves a sixth of the time of a pipelined request.
-    cached_bytes: Vec<u8>,
-    cached_head: Option<ParsedHead>,
+    head_cache: HeadCache<ParsedHead>,
 }
 
 impl Buffers {
     /// Bytes of memory.
     pub fn capacity(&self) -> usize {
-        self.inbound.capacity() + self.outbound.capacity() + self.cached_bytes.capacity()
-    }
-
-    /// The parsed head at the front of the inbound bytes, if it is the cached one.
-    fn cached_head(&self) -> Option<ParsedHead> {
-        self.cached_head.filter(|_| starts_with(self.inbound.unread(), &self.cached_bytes))
-    }
-
-    fn cache_head(&mut self, head: ParsedHead) {
-        let bytes = self.inbound.unread().get(..head.length).unwrap_or_default();
-        self.cached_bytes.clear();
-        self.cached_bytes.extend_from_slice(bytes);
-        self.cached_head = Some(head);
+        self.inbound.capacity() + self.outbound.capacity() + self.head_cache.capacity()
     }
 
     fn shrink(&mut self) {
         self.inbound.shrink(SPARE_BYTES_MAX);
         self.outbound.shrink(SPARE_BYTES_MAX);
         // Another client's head may be larger than all bytes under way.
-        if self.cached_bytes.capacity() > SPARE_BYTES_MAX {
-            (self.cached_bytes, self.cached_head) = (Vec::new(), None);
+        if self.head_cache.capacity() > SPARE_BYTES_MAX {
+            self.head_cache = HeadCache::default();
         }
     }
 }
@@ -278,14 +263,13 @@ impl ServerConn {
 
     fn parse_head(&mut self) -> Result<Option<ParsedHead>, ParseError> {
         let Some(buffers) = &mut self.buffers else { return Ok(None) };
-        let inbound = &mut buffers.inbound;
+        let Buffers { inbound, head_cache, .. } = &mut **buffers;
         if inbound.is_consumed() {
             return Ok(None);
         }
-        if let Some(head) = buffers.cached_head() {
+        if let Some((_, head)) = head_cache.get(inbound.unread()) {
             return Ok(Some(head));
         }
-        let inbound = &mut buffers.inbound;
         skip_empty_lines(inbound, &mut self.empty_lines)?;
         // A client that speaks another protocol gets its error at the first byte.
         if inbound.unread().first().is_some_and(|&byte| byte != b'\r' && !is_tchar(byte)) {
@@ -303,7 +287,8 @@ impl ServerConn {
             HeadLength::TooLong { in_first_line: true } => return Err(ParseError::TargetTooLong),
             HeadLength::TooLong { in_first_line: false } => return Err(ParseError::HeadTooLarge),
         };
-        let head = parse::request(inbound.unread().get(..length).unwrap_or_default())?;
+        let bytes = inbound.unread().get(..length).unwrap_or_default();
+        let head = parse::request(bytes)?;
         let body = Body::new(
             MessageKind::Request,
             head.version,
@@ -314,7 +299,7 @@ impl ServerConn {
         let context = ResponseContext::new(&head);
         let parsed = ParsedHead { length, offsets: head.offsets, context };
         if body.is_empty() {
-            buffers.cache_head(parsed);
+            head_cache.put(bytes, parsed);
             return Ok(Some(parsed));
         }
         self.expects_continue = head.headers.expects_continue && head.version == Version::Http11;

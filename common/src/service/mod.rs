@@ -17,8 +17,8 @@ use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -39,6 +39,8 @@ pub use settings::{limits, settings};
 
 /// How often a worker that has drained looks whether the others have.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
+/// How often the first worker looks whether the others have started, beside being told.
+const START_POLL: Duration = Duration::from_millis(50);
 /// The stack of a worker. Nothing recurses.
 const STACK_BYTES: usize = 256 << 10;
 /// Memory that must be left when all workers have started: the first requests need some.
@@ -319,16 +321,19 @@ fn run_workers<A: App, T: Future<Output = ()> + 'static>(
         served.unwrap_or_else(|_| Err(io::Error::other("a worker panicked")))
     };
     let work = &work;
-    let (ready, is_ready) = mpsc::channel();
+    let (main_thread, ready) = (std::thread::current(), &AtomicUsize::new(0));
     std::thread::scope(|scope| {
         let first = made.next();
         let mut others = Vec::new();
         for (number, worker) in (1..).zip(made) {
-            let ready = ready.clone();
+            let main_thread = main_thread.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .stack_size(STACK_BYTES);
-            let start = move || ready.send(()).unwrap_or_default();
+            let start = move || {
+                ready.fetch_add(1, Ordering::Release);
+                main_thread.unpark();
+            };
             let spawned = check_memory().and_then(|()| {
                 thread.spawn_scoped(scope, move || work(number, worker, Box::new(start)))
             });
@@ -338,11 +343,11 @@ fn run_workers<A: App, T: Future<Output = ()> + 'static>(
             );
             others.push(spawned.map_err(step(&failed)).inspect_err(|_| shared.shutdown.begin())?);
         }
-        drop(ready);
-        // Waits for the others, whose start may fail too.
-        let count = is_ready.iter().take(others.len()).count();
-        let memory = if count == others.len() { check_memory() } else { Ok(()) };
-        memory.map_err(step("cannot start")).inspect_err(|_| shared.shutdown.begin())?;
+        // A worker whose start fails begins the shutdown.
+        while ready.load(Ordering::Acquire) < others.len() && !shared.shutdown.is_begun() {
+            std::thread::park_timeout(START_POLL);
+        }
+        check_memory().map_err(step("cannot start")).inspect_err(|_| shared.shutdown.begin())?;
         let first_task = first_task(shared);
         let start = Box::new(move || {
             rt::spawn(first_task);
