@@ -36,10 +36,14 @@ pub(super) async fn run(shared: Rc<Shared>, id: ConnectionId, mut retries: VecDe
         Ok(opened) => opened,
         Err(error) => {
             drop(entry);
-            let mut pool = shared.pool.borrow_mut();
-            retries.drain(..).for_each(|request| pool.finish(request, Err(error)));
-            pool.open_failed(tried_at, error, rt::now());
-            drop(pool);
+            let paused_until = {
+                let mut pool = shared.pool.borrow_mut();
+                retries.drain(..).for_each(|request| pool.finish(request, Err(error)));
+                pool.open_failed(tried_at, error, rt::now())
+            };
+            if let Some(until) = paused_until {
+                rt::sleep_until(until).await;
+            }
             return shared.dispatch();
         }
     };
@@ -51,15 +55,19 @@ pub(super) async fn run(shared: Rc<Shared>, id: ConnectionId, mut retries: VecDe
         conn: ClientConn::new(shared.target.limits),
         in_flight: VecDeque::new(),
         retries,
-        has_served: false,
+        is_kept: false,
         is_closed: false,
     };
     let end = poll_fn(|cx| connection.poll(cx)).await;
     if end == Err(Error::Timeout) {
         shared.addresses.borrow_mut().penalize(address);
     }
-    let Connection { entry, socket, is_closed, .. } = connection.settle(end);
+    let retries = connection.settle(end);
+    let Connection { entry, socket, is_closed, .. } = connection;
     drop(entry);
+    if !retries.is_empty() {
+        shared.open(retries);
+    }
     shared.dispatch();
     if end == Ok(End::Announced) && !is_closed && shared.lingering.get() < LINGERING_MAX {
         shared.lingering.set(shared.lingering.get() + 1);
@@ -89,8 +97,8 @@ struct Connection {
     in_flight: VecDeque<RequestId>,
     /// Requests to send before those of the queue.
     retries: VecDeque<RequestId>,
-    /// The backend has responded: then its silent close is that of an idle connection.
-    has_served: bool,
+    /// It has been idle or has served: a silent close may be that of an idle connection.
+    is_kept: bool,
     /// The backend has closed its half.
     is_closed: bool,
 }
@@ -115,6 +123,7 @@ impl Connection {
                 return Poll::Ready(Ok(End::Announced));
             }
             self.take_requests(&shared);
+            self.is_kept |= self.in_flight.is_empty();
             if let Poll::Ready(Err(_)) = self.poll_send() {
                 return Poll::Ready(Err(ResponseError::Incomplete.into()));
             }
@@ -155,7 +164,7 @@ impl Connection {
                 Reuse::Off => KeepAlive::Close,
             };
             // Sent to a connection that was idle for too long, before the request arrived.
-            if response.status == 408 && keep_alive == KeepAlive::Close && self.has_served {
+            if response.status == 408 && keep_alive == KeepAlive::Close && self.is_kept {
                 return Err(ResponseError::Incomplete.into());
             }
             let outcome = outcome(shared, &response);
@@ -165,7 +174,7 @@ impl Connection {
                     .get("server")
                     .is_some_and(|it| it.starts_with(PIPELINING_SERVER));
             let pipelining = if is_pipelining { Pipelining::On } else { Pipelining::Off };
-            self.has_served = true;
+            self.is_kept = true;
             let mut pool = shared.pool.borrow_mut();
             let elapsed = pool.responded(self.entry.id, pipelining, rt::now());
             if let Some(request) = self.in_flight.pop_front() {
@@ -197,12 +206,12 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// Fails the requests that have no response, or has them sent again on a new connection.
-    fn settle(mut self, end: Result<End, Error>) -> Connection {
-        let shared = Rc::clone(&self.entry.shared);
+    /// Fails the requests that have no response. Returns those to be sent again.
+    fn settle(&mut self, end: Result<End, Error>) -> VecDeque<RequestId> {
+        let shared = &self.entry.shared;
         let incomplete = Error::Protocol(ResponseError::Incomplete);
         let error = end.err().unwrap_or(incomplete);
-        let is_stale = self.has_served && error == incomplete && !self.conn.has_begun();
+        let is_stale = self.is_kept && error == incomplete && !self.conn.has_begun();
         let mut retries = std::mem::take(&mut self.retries);
         let mut pool = shared.pool.borrow_mut();
         // The backend has not begun on a request behind one that failed.
@@ -218,11 +227,7 @@ impl Connection {
                 retries.push_back(request);
             }
         }
-        drop(pool);
-        if !retries.is_empty() {
-            shared.open(retries);
-        }
-        self
+        retries
     }
 }
 
@@ -290,6 +295,7 @@ impl AddressOrder {
     }
 
     fn penalize(&mut self, address: SocketAddr) {
+        self.penalized.retain(|(it, _)| *it != address);
         self.penalized.push((address, rt::now() + PENALTY));
     }
 }
@@ -332,7 +338,9 @@ pub async fn connect(
             let (socket, address) = attempts.remove(index);
             match result {
                 Ok(()) => {
-                    attempts.iter().take(index).for_each(|(_, address)| on_failure(*address));
+                    for (_, address) in attempts.iter().take(index) {
+                        on_failure(*address);
+                    }
                     return Poll::Ready(Ok((socket, address)));
                 }
                 Err(error) => {
@@ -347,7 +355,9 @@ pub async fn connect(
             return Poll::Ready(Err(error));
         }
         rt::poll_deadline(deadline).map(|()| {
-            attempts.iter().for_each(|(_, address)| on_failure(*address));
+            for (_, address) in &attempts {
+                on_failure(*address);
+            }
             Err(io::ErrorKind::TimedOut.into())
         })
     })

@@ -280,10 +280,6 @@ impl Future for ResponseFuture {
         if let Some(outcome) = outcome {
             return Poll::Ready(outcome);
         }
-        let paused_until = self.shared.pool.borrow().paused_until();
-        if paused_until.is_some_and(|until| rt::poll_deadline(until).is_ready()) {
-            self.shared.dispatch();
-        }
         rt::poll_deadline(self.deadline).map(|()| Err(Error::Timeout))
     }
 }
@@ -307,15 +303,13 @@ impl Future for ProbeFuture {
         let polled = Pin::new(&mut self.response).poll(cx);
         let shared = &self.response.shared;
         let responded_at = shared.pool.borrow().last_response();
-        let responded_since = |at| responded_at.is_some_and(|response| response >= at);
+        let responded_within = |span| responded_at.is_some_and(|at| at + span >= self.made);
         match polled {
             // A response to another request says the same.
-            Poll::Pending if responded_since(self.made) => Poll::Ready(Ok(())),
+            Poll::Pending if responded_within(Duration::ZERO) => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,
             // A slow backend is no dead one: it has the time that requests have.
-            Poll::Ready(Err(Error::Timeout))
-                if responded_since(self.made - shared.target.timeout) =>
-            {
+            Poll::Ready(Err(Error::Timeout)) if responded_within(shared.target.timeout) => {
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Ok(_) | Err(Error::Status(_) | Error::Json(_) | Error::TooLarge)) => {

@@ -16,9 +16,10 @@
 //! - A connection that has reached its age serves on until its replacement is open. So a backend
 //!   that was moved, scaled or added gets its share, and a name server or a backend that accepts
 //!   no new connections takes nothing from the old ones. An idle one closes.
-//! - A request is retried once, on a new connection, if its connection had served before and broke
-//!   before a byte of the response arrived (RFC 9112 section 9.3.1): the backend may have closed it
-//!   as idle at that moment. Requests that break together share the new connection.
+//! - A request is retried once, on a new connection, if its connection had been idle or had
+//!   served before, and broke before a byte of the response arrived (RFC 9112 section 9.3.1): the
+//!   backend may have closed it as idle at that moment. Requests that break together share the new
+//!   connection.
 //! - If no connection can be opened and none is open, the waiting requests fail with that error.
 //!   If some are open, the requests wait for them.
 //! - A probe goes to the front of the queue and may open a connection beyond the limit.
@@ -29,9 +30,9 @@ use std::time::{Duration, Instant};
 
 use super::{Error, Outcome};
 
-/// The age at which a connection is replaced. Some are up to 3 s younger, so that not all are
-/// replaced at once.
-const AGE_MAX: Duration = Duration::from_secs(10);
+/// A connection is replaced at this age and up to 3 s more: not all are replaced at once.
+const AGE_MIN: Duration = Duration::from_secs(7);
+const AGE_SPREAD_S: u32 = 4;
 /// An aged connection that has not been used for this long closes without a replacement.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 /// Connections of one worker to a backend that takes pipelined requests.
@@ -94,8 +95,6 @@ pub(super) struct Pool {
     queue: VecDeque<RequestId>,
     /// Entries of the queue that were cancelled.
     cancelled: usize,
-    /// A probe waits that may open a connection beyond the limit.
-    may_exceed_limit: bool,
     connections: Vec<Option<PooledConnection>>,
     /// Open connections without a request that take one at a time, last used last.
     idle: Vec<ConnectionId>,
@@ -109,6 +108,8 @@ pub(super) struct Pool {
     pipelining: Pipelining,
     opened: u32,
     wants_replacement: bool,
+    /// The last connection could not be opened, though others are open: one is tried at a time,
+    /// and none before this time.
     paused_until: Option<Instant>,
     last_response: Option<Instant>,
 }
@@ -129,6 +130,7 @@ enum State {
     Free,
     Queued {
         made: Instant,
+        priority: Priority,
     },
     Sent {
         is_retry: bool,
@@ -197,14 +199,11 @@ impl Pool {
             self.slots.len() - 1
         });
         let slot = &mut self.slots[index];
-        (slot.state, slot.bytes) = (State::Queued { made }, bytes);
+        (slot.state, slot.bytes) = (State::Queued { made, priority }, bytes);
         let id = RequestId { index, generation: slot.generation };
         match priority {
             Priority::Normal => self.queue.push_back(id),
-            Priority::Probe => {
-                self.may_exceed_limit = true;
-                self.queue.push_front(id);
-            }
+            Priority::Probe => self.queue.push_front(id),
         }
         self.stats.waiting += 1;
         id
@@ -314,24 +313,25 @@ impl Pool {
             connection.wake();
             self.expected += room;
         }
-        let wanted = self.stats.waiting.saturating_sub(self.expected + self.stats.connecting);
-        let is_paused = self.paused_until.is_some_and(|until| now < until) && self.open() > 0;
-        let extra = usize::from(std::mem::take(&mut self.may_exceed_limit));
-        let (limit, replacement) = match self.pipelining {
-            Pipelining::On => {
-                let (live, busy) = self.count_pipelined(now);
-                let grows = busy == live && live < PIPELINED_CONNECTIONS;
-                (PIPELINED_CONNECTIONS.saturating_sub(live), grows || self.wants_replacement)
-            }
-            _ => (usize::MAX, self.wants_replacement),
+        let Stats { waiting, connecting, .. } = self.stats;
+        let has_failed = match self.paused_until {
+            Some(until) if now < until => return 0,
+            until => until.is_some(),
         };
-        if is_paused {
-            return wanted.min(extra);
+        let mut wanted = waiting.saturating_sub(self.expected + connecting);
+        let mut left = self.connections_max.saturating_sub(self.open());
+        if has_failed {
+            left = left.min(1_usize.saturating_sub(connecting));
         }
-        self.wants_replacement = false;
-        let left = self.connections_max.saturating_sub(self.open());
-        let count = wanted.min(limit.saturating_sub(self.stats.connecting)).min(left);
-        count.max(wanted.min(extra)).max(usize::from(replacement && self.stats.connecting == 0))
+        if self.pipelining == Pipelining::On {
+            let (live, busy) = self.count_pipelined(now);
+            left = left.min(PIPELINED_CONNECTIONS.saturating_sub(live + connecting));
+            wanted = wanted.max(usize::from(busy == live && connecting == 0));
+        }
+        let is_replaced = std::mem::take(&mut self.wants_replacement);
+        let may_exceed = connecting == 0 && self.open() <= self.connections_max;
+        let exceeds = may_exceed && (is_replaced || wanted > 0 && self.is_probe_next());
+        wanted.min(left).max(usize::from(exceeds))
     }
 
     /// Adds a connection that is being opened.
@@ -374,24 +374,33 @@ impl Pool {
         self.opened = self.opened.wrapping_add(1);
         self.paused_until = None;
         connection.phase = Phase::Open;
-        connection.aged_at = now + AGE_MAX - Duration::from_secs(u64::from(self.opened % 4));
+        connection.aged_at = now + AGE_MIN + Duration::from_secs(u64::from(self.opened % AGE_SPREAD_S));
         connection.used_at = now;
     }
 
     /// A connection could not be opened. The requests that wait since before it was tried fail
-    /// with it, unless another connection will take them.
-    pub(super) fn open_failed(&mut self, tried_at: Instant, error: Error, now: Instant) {
-        if self.open() > self.stats.connecting {
+    /// with it, unless another connection will take them: then the next one may be opened after a
+    /// pause, and its end is returned.
+    pub(super) fn open_failed(
+        &mut self,
+        tried_at: Instant,
+        error: Error,
+        now: Instant,
+    ) -> Option<Instant> {
+        let mut phases = self.connections.iter().flatten().map(|it| it.phase);
+        if phases.any(|phase| matches!(phase, Phase::Open | Phase::Idle)) {
             self.paused_until = Some(now + OPEN_PAUSE);
-            return;
+            return self.paused_until;
         }
+        self.paused_until = None;
         for id in std::mem::take(&mut self.queue) {
             match self.slot(id).map(|slot| &slot.state) {
-                Some(State::Queued { made }) if *made > tried_at => self.queue.push_back(id),
+                Some(State::Queued { made, .. }) if *made > tried_at => self.queue.push_back(id),
                 _ => self.finish(id, Err(error)),
             }
         }
         self.cancelled = 0;
+        None
     }
 
     /// Takes a request for a connection: the first of `retries`, or of the queue.
@@ -496,11 +505,6 @@ impl Pool {
         connection.is_some_and(|it| it.in_flight > 0 && now >= it.owed_since + timeout)
     }
 
-    /// When connections may be opened again, if they may not now.
-    pub(super) fn paused_until(&self) -> Option<Instant> {
-        self.paused_until
-    }
-
     /// When the last response arrived.
     pub(super) fn last_response(&self) -> Option<Instant> {
         self.last_response
@@ -509,6 +513,12 @@ impl Pool {
     /// Requests and connections by state.
     pub(super) fn stats(&self) -> Stats {
         self.stats
+    }
+
+    fn is_probe_next(&mut self) -> bool {
+        let next = self.queue.front().copied().and_then(|id| self.slot(id));
+        let probe = |it: &State| matches!(it, State::Queued { priority: Priority::Probe, .. });
+        next.is_some_and(|slot| probe(&slot.state))
     }
 
     /// The connections that count to the limit.
@@ -546,3 +556,8 @@ impl Pool {
         None
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#[path = "simulation.rs"]
+mod simulation;

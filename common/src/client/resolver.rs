@@ -107,7 +107,7 @@ impl Shared {
             let is_failing = found.is_err();
             match found {
                 Ok(addresses) => {
-                    (state.addresses, state.found_at) = (addresses, Some(Instant::now()))
+                    (state.addresses, state.found_at) = (addresses, Some(Instant::now()));
                 }
                 // The name is gone: that is an answer.
                 Err(LookupError::NoName) => state.found_at = None,
@@ -138,9 +138,9 @@ fn lookup(host: &str) -> Result<Vec<IpAddr>, LookupError> {
                 LookupError::Temporary => first,
             })
         })
-        .or_else(|error| match is_localhost(host) {
-            true => Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]),
-            false => Err(error),
+        .or_else(|error| {
+            let loopback = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            if is_localhost(host) { Ok(loopback) } else { Err(error) }
         })
 }
 
