@@ -291,17 +291,21 @@ impl ServerConn {
         if inbound.unread().first().is_some_and(|&byte| byte != b'\r' && !is_tchar(byte)) {
             return Err(ParseError::StartLine);
         }
-        let length = match inbound.head_length(self.limits.head_bytes_max)? {
-            HeadLength::Complete(length) => length,
-            HeadLength::Partial => {
-                // And at its first line: it may wait for an answer before it sends more.
-                if let Some((line, _)) = split_line(inbound.unread()) {
+        let bytes_max = self.limits.head_bytes_max;
+        let length = match inbound.head_length(bytes_max) {
+            Ok(HeadLength::Complete(length)) => length,
+            incomplete => {
+                // And at its first line: it may wait for a response before it sends more.
+                let unread = inbound.unread();
+                if let Some((line, _)) = split_line(unread.get(..bytes_max).unwrap_or(unread)) {
                     parse::request_line(line)?;
                 }
-                return Ok(None);
+                return match incomplete? {
+                    HeadLength::TooLong { in_first_line: true } => Err(ParseError::TargetTooLong),
+                    HeadLength::TooLong { in_first_line: false } => Err(ParseError::HeadTooLarge),
+                    HeadLength::Complete(_) | HeadLength::Partial => Ok(None),
+                };
             }
-            HeadLength::TooLong { in_first_line: true } => return Err(ParseError::TargetTooLong),
-            HeadLength::TooLong { in_first_line: false } => return Err(ParseError::HeadTooLarge),
         };
         let head = parse::request(inbound.unread().get(..length).unwrap_or_default())?;
         let body = Body::new(
@@ -688,6 +692,9 @@ mod tests {
             (b"HTTP/1.1 200 OK\r\n", StartLine),
             (b"GET / HTTP/2.0\r\n", Version),
             (b"GET /# HTTP/1.1\r\n", Target),
+            // The first line counts, not those behind it.
+            (b"GET /\r\nX: y\n", StartLine),
+            (b"GET /\r\nX : y\r\n\r\n", StartLine),
             (b"GET /\r\n\r\n", StartLine),
             (b"GET / HTTP/0.9\r\n\r\n", Version),
             (b"GET /# HTTP/1.1\r\nHost: h\r\n\r\n", Target),
@@ -699,6 +706,12 @@ mod tests {
         for (input, error) in CASES {
             assert_fails(input, *error);
         }
+    }
+
+    #[test]
+    fn rejects_a_bad_request_line_before_a_long_head() {
+        let input = [&b"GET /\r\nX: "[..], &[b'a'; 200]].concat();
+        assert_parses(&input, "", Some(ParseError::StartLine), Stage::Done);
     }
 
     #[test]
