@@ -109,7 +109,7 @@ impl Body {
             (_, Some(_), None) if version == Version::Http10 => return Err(ParseError::Framing),
             (MessageKind::Response(100..=199 | 204 | 304), _, _) => Framing::Length(0),
             (_, Some(Coding::Unknown), None) => return Err(ParseError::Coding),
-            (_, Some(Coding::NotFinal), None) => return Err(ParseError::Framing),
+            (_, Some(Coding::Empty | Coding::NotFinal), None) => return Err(ParseError::Framing),
             (_, Some(Coding::Chunked), None) => {
                 Framing::Chunked(ChunkState::Size { digits: 0, size: 0 })
             }
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn decides_the_length_in_the_order_of_the_rfc() {
-        use Coding::{Chunked, NotFinal, Unknown};
+        use Coding::{Chunked, Empty, NotFinal, Unknown};
         use MessageKind::{Request, Response};
         use Version::{Http10, Http11};
         type Case =
@@ -316,6 +316,8 @@ mod tests {
             (Request, Http11, None, Some(u64::MAX), Err(ParseError::BodyTooLarge)),
             (Request, Http11, Some(Chunked), None, Ok("chunked")),
             (Request, Http11, Some(NotFinal), None, Err(ParseError::Framing)),
+            (Request, Http11, Some(Empty), None, Err(ParseError::Framing)),
+            (Request, Http11, Some(Empty), Some(0), Err(ParseError::Framing)),
             (Request, Http11, Some(Unknown), None, Err(ParseError::Coding)),
             // Both lengths at once.
             (Request, Http11, Some(Chunked), Some(0), Err(ParseError::Framing)),
@@ -333,6 +335,7 @@ mod tests {
             (Response(200), Http11, None, Some(33), Err(ParseError::BodyTooLarge)),
             (Response(404), Http11, Some(Chunked), None, Ok("chunked")),
             (Response(200), Http11, Some(NotFinal), None, Err(ParseError::Framing)),
+            (Response(200), Http11, Some(Empty), None, Err(ParseError::Framing)),
             (Response(200), Http11, Some(Unknown), None, Err(ParseError::Coding)),
             (Response(200), Http11, Some(Chunked), Some(5), Err(ParseError::Framing)),
             (Response(200), Http10, Some(Chunked), None, Err(ParseError::Framing)),

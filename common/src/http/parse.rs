@@ -174,6 +174,8 @@ pub(super) struct MessageHeaders<'a> {
 /// The list of all `Transfer-Encoding` fields together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coding {
+    /// No coding in the list: some parsers see one there, others do not.
+    Empty,
     /// `chunked` and nothing else.
     Chunked,
     /// No final `chunked`, so that the length is not known (RFC 9112 section 6.3).
@@ -231,8 +233,7 @@ impl<'a> MessageHeaders<'a> {
                 for coding in list(value) {
                     self.coding = Some(Coding::append(self.coding, coding));
                 }
-                // An empty list: some readers see a coding there, others do not.
-                self.coding = self.coding.or(Some(Coding::NotFinal));
+                self.coding = self.coding.or(Some(Coding::Empty));
             }
             _ => {}
         }
@@ -247,8 +248,8 @@ impl Coding {
         let is_chunked = coding.eq_ignore_ascii_case(b"chunked");
         let is_known = KNOWN.iter().any(|known| coding.eq_ignore_ascii_case(known));
         match before {
-            None if is_chunked => Coding::Chunked,
-            None | Some(Coding::NotFinal) if is_known => Coding::NotFinal,
+            None | Some(Coding::Empty) if is_chunked => Coding::Chunked,
+            None | Some(Coding::Empty | Coding::NotFinal) if is_known => Coding::NotFinal,
             Some(Coding::Chunked) if is_chunked || is_known => Coding::NotFinal,
             _ => Coding::Unknown,
         }
@@ -731,10 +732,13 @@ mod tests {
             // Empty members are ignored (RFC 9110 5.6.1.2).
             (b"Transfer-Encoding: ,chunked\r\n", Some(Coding::Chunked)),
             (b"Transfer-Encoding: , \t, chunked , ,\r\n", Some(Coding::Chunked)),
+            (b"Transfer-Encoding:\r\nTransfer-Encoding: chunked\r\n", Some(Coding::Chunked)),
+            (b"Transfer-Encoding: chunked\r\nTransfer-Encoding:\r\n", Some(Coding::Chunked)),
             // `chunked` is missing, comes twice, or does not come last.
-            (b"Transfer-Encoding:\r\n", Some(Coding::NotFinal)),
-            (b"Transfer-Encoding: ,\r\n", Some(Coding::NotFinal)),
-            (b"Transfer-Encoding: , ,\t, \r\n", Some(Coding::NotFinal)),
+            (b"Transfer-Encoding:\r\n", Some(Coding::Empty)),
+            (b"Transfer-Encoding: ,\r\n", Some(Coding::Empty)),
+            (b"Transfer-Encoding: , ,\t, \r\n", Some(Coding::Empty)),
+            (b"Transfer-Encoding:\r\nTransfer-Encoding: gzip\r\n", Some(Coding::NotFinal)),
             (b"Transfer-Encoding: gzip,\r\n", Some(Coding::NotFinal)),
             (b"Transfer-Encoding: identity\r\n", Some(Coding::NotFinal)),
             (b"Transfer-Encoding: gzip\r\n", Some(Coding::NotFinal)),
