@@ -255,6 +255,36 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_arrived_before_a_deadline_are_read_although_it_is_over() {
+        on_a_worker(async |_| {
+            // More than the kernel reports in one call.
+            let count = crate::sys::EVENTS_MAX + 8;
+            let (results, at) =
+                (Rc::new(RefCell::new(Vec::new())), now() + Duration::from_nanos(1));
+            let mut peers = Vec::new();
+            for _ in 0..count {
+                let (ours, theirs) = pair();
+                peers.push(theirs);
+                let results = Rc::clone(&results);
+                spawn(async move {
+                    let read = timeout_at(at, read(&ours)).await;
+                    results.borrow_mut().push(read);
+                });
+            }
+            // In the same turn, after all of them have begun to wait.
+            spawn(async move {
+                for mut peer in peers {
+                    peer.write_all(b"x").expect("a write");
+                }
+            });
+            while results.borrow().len() < count {
+                yield_now().await;
+            }
+            assert!(results.borrow().iter().all(|read| read.as_deref() == Some(b"x")));
+        });
+    }
+
+    #[test]
     fn a_dropped_wait_leaves_no_deadline() {
         on_a_worker(async |_| {
             for _ in 0..1000 {
