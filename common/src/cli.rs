@@ -128,7 +128,8 @@ fn flags(about: &About, arguments: Vec<String>) -> Result<Flags, String> {
         };
         let mut settings = about.settings.iter().copied().flatten();
         let setting = settings.find(|setting| setting.flag() == name);
-        let setting = setting.ok_or_else(|| format!("unknown argument {argument:?}; see --help"))?;
+        let setting =
+            setting.ok_or_else(|| format!("unknown argument {argument:?}; see --help"))?;
         let missing = || format!("{name} needs a value: {}", setting.kind.takes());
         flags.push((setting.variable, value.or_else(|| arguments.next()).ok_or_else(missing)?));
     }
@@ -157,7 +158,9 @@ fn config(
                 format!("{name} holds {value:?}; it takes {}{}", takes(), injected(&name, &value))
             })?,
             (None, Some(default)) => default.to_owned(),
-            (None, None) => return Err(format!("{} is not set; it takes {}", setting.variable, takes())),
+            (None, None) => {
+                return Err(format!("{} is not set; it takes {}", setting.variable, takes()));
+            }
         };
         values.push((setting.variable, value));
     }
