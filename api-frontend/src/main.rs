@@ -207,7 +207,7 @@ fn failed(error: Error, status: Status) -> Response {
 fn wrap(response: &ReceivedResponse<'_>) -> Outcome {
     let mut body = Vec::with_capacity(response.body.len() + 48);
     body.extend_from_slice(b"{\"return\": ");
-    json::rewrite(response.body, &mut body).map_err(|fault| Error::Json(fault.what.phrase()))?;
+    json::rewrite(response.body, &mut body).map_err(|error| Error::Json(error.kind.phrase()))?;
     body.extend_from_slice(b", \"status\": \"[SUCESS]\"}\n");
     let served_by = response.fields.get("x-served-by").and_then(served_by);
     Ok(Response { served_by, ..Response::json(Status::Ok, body) })

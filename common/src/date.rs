@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_times_have_their_known_dates() {
+    fn formats_known_times() {
         for (unix_seconds, http, rfc) in [
             (0, "Thu, 01 Jan 1970 00:00:00 GMT", "1970-01-01T00:00:00"),
             (86_399, "Thu, 01 Jan 1970 23:59:59 GMT", "1970-01-01T23:59:59"),

@@ -1,50 +1,49 @@
-//! JSON: read strictly, as RFC 8259 has it, and written as Python's `json.dumps` writes it.
-//! `rewrite` does both at once and allocates nothing but room in `out`, for the path of every
-//! request; `Reader` gives the tokens one by one. The caller bounds the length of a text.
+//! JSON: strict reading (RFC 8259), and writing as Python's `json.dumps` does it. `rewrite` does
+//! both in one pass. It serves every request and allocates nothing but space in `out`. `Reader`
+//! returns the tokens one by one. The caller limits the length of a text.
 
 use std::borrow::Cow;
-use std::error::Error;
 use std::fmt;
 use std::str::{self, Chars};
 
-/// Containers in each other: deeper than any message that people design, shallow enough for the
-/// stack of any thread, and as many as a `u64` has bits.
+/// Nested containers: deeper than any message that people design, shallow enough for the stack of
+/// any thread, and as many as a `u64` has bits.
 pub const DEPTH_MAX: usize = 64;
 
-/// Appends `json` to `out` as Python would write what it reads there, except that numbers keep
-/// their text and objects their doubled keys; six times as long at most. `Err` leaves `out` as
-/// it was.
-pub fn rewrite(json: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+/// Appends `json` to `out` as Python would write it after reading it, except that numbers keep
+/// their text and objects their repeated keys. It grows by a factor of six at most. An error
+/// leaves `out` unchanged.
+pub fn rewrite(json: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
     let mut reader = Reader::new(json)?;
     let length = out.len();
     loop {
         match reader.next_token() {
             Ok(Some(token)) => token.write(out),
             Ok(None) => return Ok(()),
-            Err(fault) => {
+            Err(error) => {
                 out.truncate(length);
-                return Err(fault);
+                return Err(error);
             }
         }
     }
 }
 
-/// Appends `text` to `out` as one JSON string, with its quotes.
+/// Appends `text` to `out` as a JSON string, with its quotes.
 pub fn write_text(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let mut chars = text.chars();
-    while let Some(odd) = write_plain(&mut chars, out) {
-        write_odd(odd, out);
+    while let Some(char) = write_plain(&mut chars, out) {
+        write_escaped(char, out);
     }
     out.push(b'"');
 }
 
-/// The sound text between two quotes, with its escapes as they stand in the source.
+/// The checked text between the quotes of a string, with its escapes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Text<'a>(&'a str);
 
 impl<'a> Text<'a> {
-    /// What the text says; half a surrogate pair becomes U+FFFD.
+    /// The text without escapes. Half a surrogate pair becomes U+FFFD.
     pub fn decode(self) -> Cow<'a, str> {
         if !self.0.contains('\\') {
             return Cow::Borrowed(self.0);
@@ -63,9 +62,9 @@ impl<'a> Text<'a> {
     fn write(self, out: &mut Vec<u8>) {
         out.push(b'"');
         let mut chars = self.0.chars();
-        while let Some(odd) = write_plain(&mut chars, out) {
-            if odd != '\\' {
-                write_odd(odd, out);
+        while let Some(char) = write_plain(&mut chars, out) {
+            if char != '\\' {
+                write_escaped(char, out);
             } else if let Some(unit) = unescape(&mut chars) {
                 write_unit(unit, out);
             }
@@ -74,31 +73,31 @@ impl<'a> Text<'a> {
     }
 }
 
-/// What is wrong with a text, and the offset of the byte where that shows.
+/// Why a text is not JSON, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// Bytes before the fault.
-    pub at: usize,
-    /// Its kind.
-    pub what: Problem,
+pub struct Error {
+    /// The offset of the byte that fits no JSON.
+    pub offset: usize,
+    /// Why it does not fit.
+    pub kind: ErrorKind,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{} at byte {}", self.what, self.at)
+        write!(f, "{} at byte {}", self.kind, self.offset)
     }
 }
 
-impl Error for Fault {}
+impl std::error::Error for Error {}
 
-/// Why a text is not JSON.
+/// The kinds of errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Problem {
+pub enum ErrorKind {
     /// Bytes that are not UTF-8.
     Encoding,
-    /// A byte that cannot stand here.
+    /// A byte that the grammar does not have here.
     Byte,
-    /// A value that is not whole.
+    /// The text ends within a value.
     End,
     /// A raw control character in a string.
     Control,
@@ -106,35 +105,35 @@ pub enum Problem {
     Escape,
     /// A number without a digit where one must be.
     Number,
-    /// More than `DEPTH_MAX` containers in each other.
+    /// More than `DEPTH_MAX` nested containers.
     Depth,
-    /// More than one value.
-    Surplus,
+    /// Bytes after the value.
+    Trailing,
 }
 
-impl Problem {
-    /// It in words.
+impl ErrorKind {
+    /// The message for people.
     pub fn phrase(self) -> &'static str {
         match self {
-            Problem::Encoding => "bytes that are not UTF-8",
-            Problem::Byte => "an unexpected byte",
-            Problem::End => "an unexpected end",
-            Problem::Control => "a control character in a string",
-            Problem::Escape => "a broken escape",
-            Problem::Number => "a broken number",
-            Problem::Depth => "too deep a nesting",
-            Problem::Surplus => "something after the value",
+            ErrorKind::Encoding => "bytes that are not UTF-8",
+            ErrorKind::Byte => "an unexpected byte",
+            ErrorKind::End => "an unexpected end",
+            ErrorKind::Control => "a control character in a string",
+            ErrorKind::Escape => "a broken escape",
+            ErrorKind::Number => "a broken number",
+            ErrorKind::Depth => "nested too deeply",
+            ErrorKind::Trailing => "bytes after the value",
         }
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(self.phrase())
     }
 }
 
-/// A piece of a JSON text.
+/// A token of a JSON text.
 #[derive(Clone, Copy, Debug)]
 pub enum Token<'a> {
     /// `null`.
@@ -145,19 +144,19 @@ pub enum Token<'a> {
     Number(&'a str),
     /// A string.
     Text(Text<'a>),
-    /// The begin of a container.
-    Open(Shape),
-    /// A member's name, and the colon.
+    /// The start of a container.
+    Open(Container),
+    /// The name of a member, with its colon.
     Key(Text<'a>),
-    /// Between two items or members.
+    /// The comma between two items or members.
     Comma,
     /// The end of a container.
-    Close(Shape),
+    Close(Container),
 }
 
 /// The kind of a container.
 #[derive(Clone, Copy, Debug)]
-pub enum Shape {
+pub enum Container {
     /// `[]`
     Array,
     /// `{}`
@@ -165,7 +164,7 @@ pub enum Shape {
 }
 
 impl Token<'_> {
-    /// Appends it to `out` as `rewrite` does.
+    /// Appends the token to `out` as `rewrite` does.
     pub fn write(self, out: &mut Vec<u8>) {
         match self {
             Token::Null => out.extend_from_slice(b"null"),
@@ -173,159 +172,167 @@ impl Token<'_> {
             Token::Bool(false) => out.extend_from_slice(b"false"),
             Token::Number(digits) => out.extend_from_slice(digits.as_bytes()),
             Token::Text(text) => text.write(out),
-            Token::Open(Shape::Array) => out.push(b'['),
-            Token::Open(Shape::Object) => out.push(b'{'),
+            Token::Open(Container::Array) => out.push(b'['),
+            Token::Open(Container::Object) => out.push(b'{'),
             Token::Key(text) => {
                 text.write(out);
                 out.extend_from_slice(b": ");
             }
             Token::Comma => out.extend_from_slice(b", "),
-            Token::Close(Shape::Array) => out.push(b']'),
-            Token::Close(Shape::Object) => out.push(b'}'),
+            Token::Close(Container::Array) => out.push(b']'),
+            Token::Close(Container::Object) => out.push(b'}'),
         }
     }
 }
 
-/// Takes a text apart, token by token, and lets nothing pass that the grammar does not.
+/// Reads a text token by token. Text outside the grammar is an error.
 pub struct Reader<'a> {
     json: &'a str,
-    at: usize,
+    offset: usize,
     depth: usize,
-    /// A bit for every open container, the innermost lowest: set for an object.
+    /// One bit for each open container, the innermost lowest: set for an object.
     objects: u64,
-    due: Due,
+    expected: Expected,
 }
 
-/// What must stand next.
+/// The grammar's next element.
 #[derive(Clone, Copy)]
-enum Due {
-    /// The whole text's value, or that of a key.
+enum Expected {
+    /// The value of the whole text or of a key.
     Value,
-    /// What the innermost container holds: an item or a key.
+    /// An item or a key of the innermost container.
     Entry,
-    /// The same, or the end of a container that is empty so far.
+    /// An item or a key, or the end of a container that is empty so far.
     EntryOrEnd,
-    /// A comma or the end of the container; outside of all, the end of the text.
+    /// A comma or the end of the innermost container; outside of containers, the end of the text.
     CommaOrEnd,
 }
 
 impl<'a> Reader<'a> {
-    /// A reader of the one value that is all of `json`.
-    pub fn new(json: &'a [u8]) -> Result<Self, Fault> {
+    /// A reader of `json`, which must be one value.
+    pub fn new(json: &'a [u8]) -> Result<Self, Error> {
         match str::from_utf8(json) {
-            Ok(json) => Ok(Self { json, at: 0, depth: 0, objects: 0, due: Due::Value }),
-            Err(error) => Err(Fault { at: error.valid_up_to(), what: Problem::Encoding }),
+            Ok(json) => {
+                Ok(Self { json, offset: 0, depth: 0, objects: 0, expected: Expected::Value })
+            }
+            Err(error) => Err(Error { offset: error.valid_up_to(), kind: ErrorKind::Encoding }),
         }
     }
 
-    /// The next token, or `None` at the end of a whole text.
-    pub fn next_token(&mut self) -> Result<Option<Token<'a>>, Fault> {
+    /// The next token; `None` at the end of a complete text.
+    pub fn next_token(&mut self) -> Result<Option<Token<'a>>, Error> {
         self.skip_blanks();
         let Some(byte) = self.peek() else {
-            return match (self.due, self.innermost()) {
-                (Due::CommaOrEnd, None) => Ok(None),
-                _ => Err(self.fault(Problem::End)),
+            return match (self.expected, self.innermost()) {
+                (Expected::CommaOrEnd, None) => Ok(None),
+                _ => Err(self.error(ErrorKind::End)),
             };
         };
-        let token = match (self.due, self.innermost(), byte) {
-            (Due::EntryOrEnd | Due::CommaOrEnd, Some(shape @ Shape::Array), b']')
-            | (Due::EntryOrEnd | Due::CommaOrEnd, Some(shape @ Shape::Object), b'}') => {
-                self.close(shape)
-            }
-            (Due::CommaOrEnd, Some(_), b',') => {
-                self.at += 1;
+        let token = match (self.expected, self.innermost(), byte) {
+            (
+                Expected::EntryOrEnd | Expected::CommaOrEnd,
+                Some(container @ Container::Array),
+                b']',
+            )
+            | (
+                Expected::EntryOrEnd | Expected::CommaOrEnd,
+                Some(container @ Container::Object),
+                b'}',
+            ) => self.close(container),
+            (Expected::CommaOrEnd, Some(_), b',') => {
+                self.offset += 1;
                 Token::Comma
             }
-            (Due::CommaOrEnd, Some(_), _) => return Err(self.fault(Problem::Byte)),
-            (Due::CommaOrEnd, None, _) => return Err(self.fault(Problem::Surplus)),
-            (Due::Entry | Due::EntryOrEnd, Some(Shape::Object), _) => self.key()?,
-            (Due::Value | Due::Entry | Due::EntryOrEnd, _, _) => self.value(byte)?,
+            (Expected::CommaOrEnd, Some(_), _) => return Err(self.error(ErrorKind::Byte)),
+            (Expected::CommaOrEnd, None, _) => return Err(self.error(ErrorKind::Trailing)),
+            (Expected::Entry | Expected::EntryOrEnd, Some(Container::Object), _) => self.key()?,
+            (Expected::Value | Expected::Entry | Expected::EntryOrEnd, _, _) => self.value(byte)?,
         };
-        self.due = match token {
-            Token::Open(_) => Due::EntryOrEnd,
-            Token::Comma => Due::Entry,
-            Token::Key(_) => Due::Value,
-            _ => Due::CommaOrEnd,
+        self.expected = match token {
+            Token::Open(_) => Expected::EntryOrEnd,
+            Token::Comma => Expected::Entry,
+            Token::Key(_) => Expected::Value,
+            _ => Expected::CommaOrEnd,
         };
         Ok(Some(token))
     }
 
-    fn key(&mut self) -> Result<Token<'a>, Fault> {
+    fn key(&mut self) -> Result<Token<'a>, Error> {
         let text = self.text()?;
         self.skip_blanks();
         self.require(":")?;
         Ok(Token::Key(text))
     }
 
-    fn value(&mut self, first: u8) -> Result<Token<'a>, Fault> {
+    fn value(&mut self, first: u8) -> Result<Token<'a>, Error> {
         match first {
-            b'{' => self.open(Shape::Object),
-            b'[' => self.open(Shape::Array),
+            b'{' => self.open(Container::Object),
+            b'[' => self.open(Container::Array),
             b'"' => self.text().map(Token::Text),
             b'-' | b'0'..=b'9' => self.number().map(Token::Number),
             b'n' => self.require("null").map(|()| Token::Null),
             b't' => self.require("true").map(|()| Token::Bool(true)),
             b'f' => self.require("false").map(|()| Token::Bool(false)),
-            _ => Err(self.fault(Problem::Byte)),
+            _ => Err(self.error(ErrorKind::Byte)),
         }
     }
 
-    fn open(&mut self, shape: Shape) -> Result<Token<'a>, Fault> {
+    fn open(&mut self, container: Container) -> Result<Token<'a>, Error> {
         if self.depth == DEPTH_MAX {
-            return Err(self.fault(Problem::Depth));
+            return Err(self.error(ErrorKind::Depth));
         }
-        self.at += 1;
+        self.offset += 1;
         self.depth += 1;
-        self.objects = self.objects << 1 | u64::from(matches!(shape, Shape::Object));
-        Ok(Token::Open(shape))
+        self.objects = self.objects << 1 | u64::from(matches!(container, Container::Object));
+        Ok(Token::Open(container))
     }
 
-    fn close(&mut self, shape: Shape) -> Token<'a> {
-        self.at += 1;
+    fn close(&mut self, container: Container) -> Token<'a> {
+        self.offset += 1;
         self.depth -= 1;
         self.objects >>= 1;
-        Token::Close(shape)
+        Token::Close(container)
     }
 
-    fn innermost(&self) -> Option<Shape> {
+    fn innermost(&self) -> Option<Container> {
         match (self.depth, self.objects & 1) {
             (0, _) => None,
-            (_, 0) => Some(Shape::Array),
-            _ => Some(Shape::Object),
+            (_, 0) => Some(Container::Array),
+            _ => Some(Container::Object),
         }
     }
 
-    fn text(&mut self) -> Result<Text<'a>, Fault> {
+    fn text(&mut self) -> Result<Text<'a>, Error> {
         self.require("\"")?;
-        let start = self.at;
+        let start = self.offset;
         loop {
-            self.at += plain(self.rest());
+            self.offset += plain_length(self.rest());
             match self.peek() {
                 Some(b'"') => break,
                 Some(b'\\') => self.escape()?,
-                None | Some(0..0x20) => return Err(self.fault(Problem::Control)),
+                None | Some(0..0x20) => return Err(self.error(ErrorKind::Control)),
                 Some(_) => self.skip(|byte| byte >= 0x7f),
             }
         }
         let text = Text(self.since(start));
-        self.at += 1;
+        self.offset += 1;
         Ok(text)
     }
 
-    fn escape(&mut self) -> Result<(), Fault> {
+    fn escape(&mut self) -> Result<(), Error> {
         let mut chars = self.rest().chars();
         chars.next();
         if unescape(&mut chars).is_none() {
-            return Err(self.fault(Problem::Escape));
+            return Err(self.error(ErrorKind::Escape));
         }
-        self.at = self.json.len() - chars.as_str().len();
+        self.offset = self.json.len() - chars.as_str().len();
         Ok(())
     }
 
-    fn number(&mut self) -> Result<&'a str, Fault> {
-        let start = self.at;
+    fn number(&mut self) -> Result<&'a str, Error> {
+        let start = self.offset;
         self.take(b"-");
-        // RFC 8259 6: nothing follows a leading zero but a fraction or an exponent.
+        // RFC 8259 6: only a fraction or an exponent follows a leading zero.
         if !self.take(b"0") {
             self.digits()?;
         }
@@ -339,26 +346,26 @@ impl<'a> Reader<'a> {
         Ok(self.since(start))
     }
 
-    fn digits(&mut self) -> Result<(), Fault> {
-        let start = self.at;
+    fn digits(&mut self) -> Result<(), Error> {
+        let start = self.offset;
         self.skip(|byte| byte.is_ascii_digit());
-        if self.at == start {
-            return Err(self.fault(Problem::Number));
+        if self.offset == start {
+            return Err(self.error(ErrorKind::Number));
         }
         Ok(())
     }
 
-    fn require(&mut self, word: &str) -> Result<(), Fault> {
+    fn require(&mut self, word: &str) -> Result<(), Error> {
         if !self.rest().starts_with(word) {
-            return Err(self.fault(Problem::Byte));
+            return Err(self.error(ErrorKind::Byte));
         }
-        self.at += word.len();
+        self.offset += word.len();
         Ok(())
     }
 
     fn take(&mut self, any: &[u8]) -> bool {
         let taken = self.peek().is_some_and(|byte| any.contains(&byte));
-        self.at += usize::from(taken);
+        self.offset += usize::from(taken);
         taken
     }
 
@@ -368,47 +375,47 @@ impl<'a> Reader<'a> {
 
     fn skip(&mut self, passes: impl Fn(u8) -> bool) {
         while self.peek().is_some_and(&passes) {
-            self.at += 1;
+            self.offset += 1;
         }
     }
 
     fn peek(&self) -> Option<u8> {
-        self.json.as_bytes().get(self.at).copied()
+        self.json.as_bytes().get(self.offset).copied()
     }
 
     fn rest(&self) -> &'a str {
-        self.json.get(self.at..).unwrap_or_default()
+        self.json.get(self.offset..).unwrap_or_default()
     }
 
     fn since(&self, start: usize) -> &'a str {
-        self.json.get(start..self.at).unwrap_or_default()
+        self.json.get(start..self.offset).unwrap_or_default()
     }
 
-    /// Where the text has no more bytes, that is what is wrong.
-    fn fault(&self, what: Problem) -> Fault {
-        let what = if self.at == self.json.len() { Problem::End } else { what };
-        Fault { at: self.at, what }
+    /// An error at the current byte. At the end of the text, its end is the error.
+    fn error(&self, kind: ErrorKind) -> Error {
+        let kind = if self.offset == self.json.len() { ErrorKind::End } else { kind };
+        Error { offset: self.offset, kind }
     }
 }
 
-/// How many bytes at the front `json.dumps` writes as they are, up to the first odd one.
-fn plain(text: &str) -> usize {
+/// The number of bytes at the front that `json.dumps` writes as they are.
+fn plain_length(text: &str) -> usize {
     let bytes = text.as_bytes();
     let mut rest = bytes;
     while let Some((eight, after)) = rest.split_first_chunk() {
-        let odd = odd_bits(u64::from_le_bytes(*eight));
-        if odd != 0 {
-            return bytes.len() - rest.len() + odd.trailing_zeros() as usize / 8;
+        let bits = escape_bits(u64::from_le_bytes(*eight));
+        if bits != 0 {
+            return bytes.len() - rest.len() + bits.trailing_zeros() as usize / 8;
         }
         rest = after;
     }
-    let odd = |byte: &u8| !matches!(byte, b' ' | b'!' | b'#'..=b'[' | b']'..=b'~');
-    bytes.len() - rest.len() + rest.iter().position(odd).unwrap_or(rest.len())
+    let is_escaped = |byte: &u8| !matches!(byte, b' ' | b'!' | b'#'..=b'[' | b']'..=b'~');
+    bytes.len() - rest.len() + rest.iter().position(is_escaped).unwrap_or(rest.len())
 }
 
-/// Eight bytes at once: the lowest bit set lies in the first odd one. Bits above it may be wrong,
-/// for borrows start there and nowhere else. Nothing carries: UTF-8 has no 0xff.
-fn odd_bits(eight: u64) -> u64 {
+/// Finds bytes to escape among eight at once: the lowest bit set lies in the first of them. Bits
+/// above it may be wrong, because a borrow starts there. No sum carries: UTF-8 has no 0xff.
+fn escape_bits(eight: u64) -> u64 {
     const fn each(byte: u8) -> u64 {
         u64::from_le_bytes([byte; 8])
     }
@@ -419,7 +426,8 @@ fn odd_bits(eight: u64) -> u64 {
     (quote | backslash | below_space | above_tilde) & each(0x80)
 }
 
-/// Takes what follows a backslash from `chars`, as a UTF-16 unit; `None` if it is no escape.
+/// Takes the rest of an escape, behind its backslash, from `chars`; returns its UTF-16 unit, or
+/// `None` if it is malformed.
 fn unescape(chars: &mut Chars) -> Option<u16> {
     let unit = match chars.next()? {
         'b' => 0x08,
@@ -440,17 +448,17 @@ fn unescape(chars: &mut Chars) -> Option<u16> {
     u16::try_from(unit).ok()
 }
 
-/// Moves what is plain at the front of `chars` to `out`, and takes the character after it.
+/// Moves the plain text at the front of `chars` to `out`, and takes the character after it.
 fn write_plain(chars: &mut Chars, out: &mut Vec<u8>) -> Option<char> {
     let text = chars.as_str();
-    let (run, rest) = text.split_at_checked(plain(text))?;
+    let (run, rest) = text.split_at_checked(plain_length(text))?;
     out.extend_from_slice(run.as_bytes());
     *chars = rest.chars();
     chars.next()
 }
 
-fn write_odd(odd: char, out: &mut Vec<u8>) {
-    for unit in odd.encode_utf16(&mut [0; 2]) {
+fn write_escaped(char: char, out: &mut Vec<u8>) {
+    for unit in char.encode_utf16(&mut [0; 2]) {
         write_unit(*unit, out);
     }
 }
@@ -484,9 +492,9 @@ fn hex(digit: u8) -> u8 {
 mod tests {
     use super::*;
 
-    /// What is read, and what `json.dumps` makes of it.
+    /// Texts, and the output of `json.dumps` for them.
     const ACCEPTED: &[(&str, &str)] = &[
-        // The backend's answer.
+        // The backend's response.
         (
             "{\"body\": \"Je suis une r\\u00e9ponse du backend\"}\n",
             r#"{"body": "Je suis une r\u00e9ponse du backend"}"#,
@@ -529,122 +537,122 @@ mod tests {
         ("\"\\ud83d\u{1f600}\\n\"", r#""\ud83d\ud83d\ude00\n""#),
     ];
 
-    const REFUSED: &[(&[u8], Problem, usize)] = &[
-        // Nothing, not all, or too much.
-        (b"", Problem::End, 0),
-        (b" \n", Problem::End, 2),
-        (b"[", Problem::End, 1),
-        (b"{", Problem::End, 1),
-        (b"[1", Problem::End, 2),
-        (b"[1,", Problem::End, 3),
-        (b"{\"a\"", Problem::End, 4),
-        (b"{\"a\":", Problem::End, 5),
-        (b"{\"a\":1", Problem::End, 6),
-        (b"\"", Problem::End, 1),
-        (b"\"abcdefghi", Problem::End, 10),
-        (b"\"\\\"", Problem::End, 3),
-        (b"-", Problem::End, 1),
-        (b"1.", Problem::End, 2),
-        (b"1e", Problem::End, 2),
-        (b"1e+", Problem::End, 3),
-        (b"1 2", Problem::Surplus, 2),
-        (b"{}}", Problem::Surplus, 2),
-        (b"[],", Problem::Surplus, 2),
-        (b"nullx", Problem::Surplus, 4),
-        (b"null\0", Problem::Surplus, 4),
+    const REJECTED: &[(&[u8], ErrorKind, usize)] = &[
+        // Empty, incomplete, or too much.
+        (b"", ErrorKind::End, 0),
+        (b" \n", ErrorKind::End, 2),
+        (b"[", ErrorKind::End, 1),
+        (b"{", ErrorKind::End, 1),
+        (b"[1", ErrorKind::End, 2),
+        (b"[1,", ErrorKind::End, 3),
+        (b"{\"a\"", ErrorKind::End, 4),
+        (b"{\"a\":", ErrorKind::End, 5),
+        (b"{\"a\":1", ErrorKind::End, 6),
+        (b"\"", ErrorKind::End, 1),
+        (b"\"abcdefghi", ErrorKind::End, 10),
+        (b"\"\\\"", ErrorKind::End, 3),
+        (b"-", ErrorKind::End, 1),
+        (b"1.", ErrorKind::End, 2),
+        (b"1e", ErrorKind::End, 2),
+        (b"1e+", ErrorKind::End, 3),
+        (b"1 2", ErrorKind::Trailing, 2),
+        (b"{}}", ErrorKind::Trailing, 2),
+        (b"[],", ErrorKind::Trailing, 2),
+        (b"nullx", ErrorKind::Trailing, 4),
+        (b"null\0", ErrorKind::Trailing, 4),
         // Words.
-        (b"nul", Problem::Byte, 0),
-        (b"True", Problem::Byte, 0),
-        (b"[NaN]", Problem::Byte, 1),
-        (b"Infinity", Problem::Byte, 0),
-        (b"-Infinity", Problem::Number, 1),
-        (b"\0", Problem::Byte, 0),
-        (b"\x0cnull", Problem::Byte, 0),
-        (b"\xef\xbb\xbfnull", Problem::Byte, 0),
-        (b"\xc2\xa0null", Problem::Byte, 0),
+        (b"nul", ErrorKind::Byte, 0),
+        (b"True", ErrorKind::Byte, 0),
+        (b"[NaN]", ErrorKind::Byte, 1),
+        (b"Infinity", ErrorKind::Byte, 0),
+        (b"-Infinity", ErrorKind::Number, 1),
+        (b"\0", ErrorKind::Byte, 0),
+        (b"\x0cnull", ErrorKind::Byte, 0),
+        (b"\xef\xbb\xbfnull", ErrorKind::Byte, 0),
+        (b"\xc2\xa0null", ErrorKind::Byte, 0),
         // Containers.
-        (b"]", Problem::Byte, 0),
-        (b"}", Problem::Byte, 0),
-        (b",", Problem::Byte, 0),
-        (b":", Problem::Byte, 0),
-        (b"[1}", Problem::Byte, 2),
-        (b"{\"a\":1]", Problem::Byte, 6),
-        (b"[}", Problem::Byte, 1),
-        (b"{]", Problem::Byte, 1),
-        (b"[1,]", Problem::Byte, 3),
-        (b"[,1]", Problem::Byte, 1),
-        (b"[1,,2]", Problem::Byte, 3),
-        (b"[1 2]", Problem::Byte, 3),
-        (b"[1:2]", Problem::Byte, 2),
-        (b"{\"a\":1,}", Problem::Byte, 7),
-        (b"{,\"a\":1}", Problem::Byte, 1),
-        (b"{\"a\",1}", Problem::Byte, 4),
-        (b"{\"a\"}", Problem::Byte, 4),
-        (b"{\"a\"::1}", Problem::Byte, 5),
-        (b"{\"a\":}", Problem::Byte, 5),
-        (b"{\"a\" 1}", Problem::Byte, 5),
-        (b"{\"a\":1 \"b\":2}", Problem::Byte, 7),
-        (b"{1:2}", Problem::Byte, 1),
-        (b"{a:1}", Problem::Byte, 1),
-        (b"{null:1}", Problem::Byte, 1),
-        (b"['a']", Problem::Byte, 1),
-        (b"[1]//", Problem::Surplus, 3),
-        (b"[/**/1]", Problem::Byte, 1),
-        (b"#\n1", Problem::Byte, 0),
+        (b"]", ErrorKind::Byte, 0),
+        (b"}", ErrorKind::Byte, 0),
+        (b",", ErrorKind::Byte, 0),
+        (b":", ErrorKind::Byte, 0),
+        (b"[1}", ErrorKind::Byte, 2),
+        (b"{\"a\":1]", ErrorKind::Byte, 6),
+        (b"[}", ErrorKind::Byte, 1),
+        (b"{]", ErrorKind::Byte, 1),
+        (b"[1,]", ErrorKind::Byte, 3),
+        (b"[,1]", ErrorKind::Byte, 1),
+        (b"[1,,2]", ErrorKind::Byte, 3),
+        (b"[1 2]", ErrorKind::Byte, 3),
+        (b"[1:2]", ErrorKind::Byte, 2),
+        (b"{\"a\":1,}", ErrorKind::Byte, 7),
+        (b"{,\"a\":1}", ErrorKind::Byte, 1),
+        (b"{\"a\",1}", ErrorKind::Byte, 4),
+        (b"{\"a\"}", ErrorKind::Byte, 4),
+        (b"{\"a\"::1}", ErrorKind::Byte, 5),
+        (b"{\"a\":}", ErrorKind::Byte, 5),
+        (b"{\"a\" 1}", ErrorKind::Byte, 5),
+        (b"{\"a\":1 \"b\":2}", ErrorKind::Byte, 7),
+        (b"{1:2}", ErrorKind::Byte, 1),
+        (b"{a:1}", ErrorKind::Byte, 1),
+        (b"{null:1}", ErrorKind::Byte, 1),
+        (b"['a']", ErrorKind::Byte, 1),
+        (b"[1]//", ErrorKind::Trailing, 3),
+        (b"[/**/1]", ErrorKind::Byte, 1),
+        (b"#\n1", ErrorKind::Byte, 0),
         // Numbers.
-        (b"+1", Problem::Byte, 0),
-        (b".5", Problem::Byte, 0),
-        (b"01", Problem::Surplus, 1),
-        (b"[-01]", Problem::Byte, 3),
-        (b"[00]", Problem::Byte, 2),
-        (b"[-]", Problem::Number, 2),
-        (b"--1", Problem::Number, 1),
-        (b"-.5", Problem::Number, 1),
-        (b"[1.]", Problem::Number, 3),
-        (b"1.e1", Problem::Number, 2),
-        (b"[1e]", Problem::Number, 3),
-        (b"[1e-]", Problem::Number, 4),
-        (b"1e1.5", Problem::Surplus, 3),
-        (b"1.2.3", Problem::Surplus, 3),
-        (b"0x10", Problem::Surplus, 1),
-        (b"1_000", Problem::Surplus, 1),
-        ("١".as_bytes(), Problem::Byte, 0),
+        (b"+1", ErrorKind::Byte, 0),
+        (b".5", ErrorKind::Byte, 0),
+        (b"01", ErrorKind::Trailing, 1),
+        (b"[-01]", ErrorKind::Byte, 3),
+        (b"[00]", ErrorKind::Byte, 2),
+        (b"[-]", ErrorKind::Number, 2),
+        (b"--1", ErrorKind::Number, 1),
+        (b"-.5", ErrorKind::Number, 1),
+        (b"[1.]", ErrorKind::Number, 3),
+        (b"1.e1", ErrorKind::Number, 2),
+        (b"[1e]", ErrorKind::Number, 3),
+        (b"[1e-]", ErrorKind::Number, 4),
+        (b"1e1.5", ErrorKind::Trailing, 3),
+        (b"1.2.3", ErrorKind::Trailing, 3),
+        (b"0x10", ErrorKind::Trailing, 1),
+        (b"1_000", ErrorKind::Trailing, 1),
+        ("١".as_bytes(), ErrorKind::Byte, 0),
         // Strings.
-        (b"\"\n\"", Problem::Control, 1),
-        (b"\"a\tb\"", Problem::Control, 2),
-        (b"\"abcdefg\0\"", Problem::Control, 8),
-        (b"\"abcdefgh\x1f\"", Problem::Control, 9),
-        (b"\"\\", Problem::Escape, 1),
-        (b"\"\\a\"", Problem::Escape, 1),
-        (b"\"\\'\"", Problem::Escape, 1),
-        (b"\"\\x41\"", Problem::Escape, 1),
-        (b"\"\\U0041\"", Problem::Escape, 1),
-        (b"\"\\\n\"", Problem::Escape, 1),
-        (b"\"\\u12\"", Problem::Escape, 1),
-        (b"\"\\u12", Problem::Escape, 1),
-        (b"\"\\u123g\"", Problem::Escape, 1),
-        (b"\"\\u+123\"", Problem::Escape, 1),
-        (b"\"\\u-123\"", Problem::Escape, 1),
-        (b"\"\\u 123\"", Problem::Escape, 1),
-        (b"\"\\ud83d\\u\"", Problem::Escape, 7),
-        ("\"\\u123١\"".as_bytes(), Problem::Escape, 1),
+        (b"\"\n\"", ErrorKind::Control, 1),
+        (b"\"a\tb\"", ErrorKind::Control, 2),
+        (b"\"abcdefg\0\"", ErrorKind::Control, 8),
+        (b"\"abcdefgh\x1f\"", ErrorKind::Control, 9),
+        (b"\"\\", ErrorKind::Escape, 1),
+        (b"\"\\a\"", ErrorKind::Escape, 1),
+        (b"\"\\'\"", ErrorKind::Escape, 1),
+        (b"\"\\x41\"", ErrorKind::Escape, 1),
+        (b"\"\\U0041\"", ErrorKind::Escape, 1),
+        (b"\"\\\n\"", ErrorKind::Escape, 1),
+        (b"\"\\u12\"", ErrorKind::Escape, 1),
+        (b"\"\\u12", ErrorKind::Escape, 1),
+        (b"\"\\u123g\"", ErrorKind::Escape, 1),
+        (b"\"\\u+123\"", ErrorKind::Escape, 1),
+        (b"\"\\u-123\"", ErrorKind::Escape, 1),
+        (b"\"\\u 123\"", ErrorKind::Escape, 1),
+        (b"\"\\ud83d\\u\"", ErrorKind::Escape, 7),
+        ("\"\\u123١\"".as_bytes(), ErrorKind::Escape, 1),
         // UTF-8: alone, cut, overlong, a surrogate, beyond U+10FFFF; then other encodings.
-        (b"\"\x80\"", Problem::Encoding, 1),
-        (b"\"\xe9\"", Problem::Encoding, 1),
-        (b"\"\xc3", Problem::Encoding, 1),
-        (b"\"\xf0\x9f\x98\"", Problem::Encoding, 1),
-        (b"\"\xc0\xaf\"", Problem::Encoding, 1),
-        (b"\"\xe0\x80\xaf\"", Problem::Encoding, 1),
-        (b"\"\xed\xa0\x80\"", Problem::Encoding, 1),
-        (b"\"\xf4\x90\x80\x80\"", Problem::Encoding, 1),
-        (b"\"\xff\"", Problem::Encoding, 1),
-        (b"1\xff", Problem::Encoding, 1),
-        (b"\xff\xfe1\0", Problem::Encoding, 0),
-        (b"\x001", Problem::Byte, 0),
+        (b"\"\x80\"", ErrorKind::Encoding, 1),
+        (b"\"\xe9\"", ErrorKind::Encoding, 1),
+        (b"\"\xc3", ErrorKind::Encoding, 1),
+        (b"\"\xf0\x9f\x98\"", ErrorKind::Encoding, 1),
+        (b"\"\xc0\xaf\"", ErrorKind::Encoding, 1),
+        (b"\"\xe0\x80\xaf\"", ErrorKind::Encoding, 1),
+        (b"\"\xed\xa0\x80\"", ErrorKind::Encoding, 1),
+        (b"\"\xf4\x90\x80\x80\"", ErrorKind::Encoding, 1),
+        (b"\"\xff\"", ErrorKind::Encoding, 1),
+        (b"1\xff", ErrorKind::Encoding, 1),
+        (b"\xff\xfe1\0", ErrorKind::Encoding, 0),
+        (b"\x001", ErrorKind::Byte, 0),
     ];
 
     #[test]
-    fn what_is_read_is_written_as_json_dumps_writes_it() {
+    fn rewrites_as_json_dumps_does() {
         for (json, expected) in ACCEPTED {
             assert_eq!(rewritten(json.as_bytes()).as_deref(), Ok(*expected), "{json}");
             assert_eq!(
@@ -656,15 +664,15 @@ mod tests {
     }
 
     #[test]
-    fn what_the_grammar_lacks_is_refused_where_it_shows() {
-        for (json, what, at) in REFUSED {
-            let fault = Fault { at: *at, what: *what };
-            assert_eq!(rewritten(json), Err(fault), "{}", json.escape_ascii());
+    fn rejects_text_outside_the_grammar_at_its_offset() {
+        for (json, kind, offset) in REJECTED {
+            let error = Error { offset: *offset, kind: *kind };
+            assert_eq!(rewritten(json), Err(error), "{}", json.escape_ascii());
         }
     }
 
     #[test]
-    fn a_text_cut_anywhere_is_refused() {
+    fn rejects_a_text_cut_at_any_place() {
         for (json, _) in ACCEPTED {
             let json = json.trim_ascii().as_bytes();
             for cut in (0..json.len()).map(|length| &json[..length]) {
@@ -676,21 +684,21 @@ mod tests {
     }
 
     #[test]
-    fn sixty_four_levels_may_nest_and_no_more() {
+    fn limits_nested_containers() {
         for (open, close) in [("[", "]"), ("{\"\": ", "}"), ("[{\"\": ", "}]")] {
             let levels = DEPTH_MAX / close.len();
             let deepest = open.repeat(levels) + "0" + &close.repeat(levels);
             assert_eq!(rewritten(deepest.as_bytes()), Ok(deepest.clone()), "{open}");
             let deeper = open.repeat(levels) + "[" + &close.repeat(levels);
-            let fault = Fault { at: levels * open.len(), what: Problem::Depth };
-            assert_eq!(rewritten(deeper.as_bytes()), Err(fault), "{open}");
+            let error = Error { offset: levels * open.len(), kind: ErrorKind::Depth };
+            assert_eq!(rewritten(deeper.as_bytes()), Err(error), "{open}");
         }
         let wide = format!("[{}[]]", "[[]], ".repeat(1000));
         assert_eq!(rewritten(wide.as_bytes()), Ok(wide.clone()));
     }
 
     #[test]
-    fn a_refused_text_leaves_what_was_written_before() {
+    fn keeps_earlier_output_after_an_error() {
         let mut out = b"before".to_vec();
         assert!(rewrite(b"[1, 2, 3, \"four\", x]", &mut out).is_err());
         assert_eq!(out, b"before");
@@ -699,7 +707,7 @@ mod tests {
     }
 
     #[test]
-    fn every_character_is_written_in_ascii_and_read_back() {
+    fn writes_each_character_in_ascii_and_reads_it_back() {
         for char in '\0'..=char::MAX {
             let json = written(char.encode_utf8(&mut [0; 4]));
             assert!(json.iter().all(|byte| matches!(byte, b' '..=b'~')), "{char:?}");
@@ -719,7 +727,7 @@ mod tests {
     }
 
     #[test]
-    fn an_odd_byte_is_seen_wherever_it_stands_in_a_word() {
+    fn escapes_a_byte_at_any_place_of_a_word() {
         for odd in ('\0'..='\u{ff}').map(String::from) {
             let alone = written(&odd);
             for before in 0..20 {
@@ -734,15 +742,15 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_says_what_and_where() {
-        let fault = rewritten(b"[1, \"\\x\"]").unwrap_err();
-        assert_eq!(fault.to_string(), "a broken escape at byte 5");
+    fn shows_an_error_with_its_offset() {
+        let error = rewritten(b"[1, \"\\x\"]").unwrap_err();
+        assert_eq!(error.to_string(), "a broken escape at byte 5");
     }
 
     #[test]
-    fn no_mutation_panics_and_what_is_accepted_is_stable() {
+    fn survives_mutations_and_rewrites_its_output_unchanged() {
         let accepted = ACCEPTED.iter().map(|(json, _)| json.as_bytes());
-        let corpus: Vec<_> = accepted.chain(REFUSED.iter().map(|(json, ..)| *json)).collect();
+        let corpus: Vec<_> = accepted.chain(REJECTED.iter().map(|(json, ..)| *json)).collect();
         let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
         let mut below = |bound: usize| {
             seed ^= seed << 13;
@@ -773,10 +781,10 @@ mod tests {
                 assert_eq!(rewritten(once.as_bytes()), Ok(once), "{}", json.escape_ascii());
             }
         }
-        assert!((10_000..190_000).contains(&accepted), "{accepted} say little");
+        assert!((10_000..190_000).contains(&accepted), "{accepted} cases show little");
     }
 
-    fn rewritten(json: &[u8]) -> Result<String, Fault> {
+    fn rewritten(json: &[u8]) -> Result<String, Error> {
         let mut out = Vec::new();
         rewrite(json, &mut out)?;
         Ok(String::from_utf8(out).unwrap())

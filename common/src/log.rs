@@ -388,6 +388,18 @@ mod tests {
     use std::io::Read as _;
     use std::sync::mpsc::{self, Receiver, Sender};
 
+    const LINE: AccessLogLine<'_> = AccessLogLine {
+        unix_millis: 1_709_210_096_789,
+        peer: "[::1]:40000",
+        method: b"GET",
+        path: b"/",
+        status: 200,
+        bytes: 51,
+        elapsed: Duration::from_nanos(1_234_999),
+        user_agent: None,
+        reason: None,
+    };
+
     fn written(line: &AccessLogLine<'_>, format: LogFormat) -> String {
         let mut out = Vec::new();
         line.write(format, &mut out);
@@ -395,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_its_fields_in_order() {
+    fn writes_the_fields_of_a_line_in_order() {
         let long = "a".repeat(FIELD_BYTES_MAX + 1);
         let (fits, cut) = (&long[1..], format!("{}...", &long[1..]));
         let unread =
@@ -414,6 +426,11 @@ mod tests {
                 LINE,
                 r"[::1]:40000 GET / 200 51 1.234 -",
                 r#""peer": "[::1]:40000", "method": "GET", "path": "/", "status": 200, "bytes": 51, "milliseconds": 1.234, "user_agent": null"#,
+            ),
+            (
+                AccessLogLine { status: 502, reason: Some("REFUSED"), ..LINE },
+                r"[::1]:40000 GET / 502 51 1.234 - REFUSED",
+                r#""peer": "[::1]:40000", "method": "GET", "path": "/", "status": 502, "bytes": 51, "milliseconds": 1.234, "user_agent": null, "reason": "REFUSED""#,
             ),
             (
                 AccessLogLine {
@@ -446,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn no_byte_from_a_peer_forges_a_line_or_a_field() {
+    fn escapes_bytes_that_would_forge_a_line_or_a_field() {
         for byte in 0..=u8::MAX {
             let sent = [b'x', byte, b'y'];
             let line =
@@ -464,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line() {
+    fn writes_an_event_as_one_line() {
         for (format, expected) in [
             (LogFormat::Text, "1970-01-01T00:00:00.000Z error it\\x0afell: \\x22x\\x22\n"),
             (
@@ -481,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn a_format_is_known_by_its_name_alone() {
+    fn parses_formats() {
         for (name, format) in [
             ("text", Some(LogFormat::Text)),
             ("json", Some(LogFormat::Json)),
@@ -493,17 +510,17 @@ mod tests {
         }
     }
 
-    /// A sink that tells of every write and waits to hear what shall become of it; once nobody
-    /// can tell it any more, it takes all.
-    struct Scripted {
+    /// A sink that reports each write and waits for its result. Once the sender of results is
+    /// dropped, it takes all.
+    struct ScriptedSink {
         writes: Sender<Vec<u8>>,
-        answers: Receiver<io::Result<usize>>,
+        results: Receiver<io::Result<usize>>,
     }
 
-    impl Write for Scripted {
+    impl Write for ScriptedSink {
         fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
             self.writes.send(lines.to_vec()).unwrap();
-            self.answers.recv().unwrap_or(Ok(lines.len()))
+            self.results.recv().unwrap_or(Ok(lines.len()))
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -512,28 +529,28 @@ mod tests {
     }
 
     fn scripted() -> (LogWriter, Receiver<Vec<u8>>, Sender<io::Result<usize>>) {
-        let (writes, told) = mpsc::channel();
-        let (tell, answers) = mpsc::channel();
-        (LogWriter::start(Scripted { writes, answers }).unwrap(), told, tell)
+        let (writes, seen) = mpsc::channel();
+        let (results_in, results) = mpsc::channel();
+        (LogWriter::start(ScriptedSink { writes, results }).unwrap(), seen, results_in)
     }
 
-    /// Only a test that fails waits as long.
+    /// Only a failing test waits as long.
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn a_stuck_sink_stalls_nobody_and_costs_the_lines_beyond_the_bound() {
-        let (log, told, tell) = scripted();
+    fn a_stuck_sink_stalls_no_caller_and_drops_the_lines_beyond_the_limit() {
+        let (log, writes, results) = scripted();
         let mut lines = b"first\n".to_vec();
         log.append(&mut lines);
-        assert_eq!(told.recv().unwrap(), b"first\n");
+        assert_eq!(writes.recv().unwrap(), b"first\n");
 
         // The writer is in `write` now, and stays there.
         let batch = [&[b'x'; 1023][..], b"\n"].concat().repeat(64);
-        for handed in 0..BACKLOG_BYTES_MAX / batch.len() + 2 {
+        for round in 0..BACKLOG_BYTES_MAX / batch.len() + 2 {
             lines.extend_from_slice(&batch);
             let capacity = lines.capacity();
             log.append(&mut lines);
-            assert_eq!((lines.len(), lines.capacity()), (0, capacity), "{handed}");
+            assert_eq!((lines.len(), lines.capacity()), (0, capacity), "{round}");
         }
         assert_eq!(log.dropped(), 2 * 64);
         assert!(!log.flush(Duration::from_millis(1)));
@@ -543,25 +560,25 @@ mod tests {
             let log = log.clone();
             move || log.flush(LONG)
         });
-        tell.send(Ok(6)).unwrap();
-        drop(tell);
+        results.send(Ok(6)).unwrap();
+        drop(results);
         assert!(flushing.join().unwrap());
-        assert_eq!(told.recv().unwrap().len(), BACKLOG_BYTES_MAX);
+        assert_eq!(writes.recv().unwrap().len(), BACKLOG_BYTES_MAX);
         assert_eq!(log.dropped(), 2 * 64);
     }
 
     #[test]
     fn a_flush_of_nothing_returns_at_once() {
-        let (log, _told, _tell) = scripted();
+        let (log, _writes, _results) = scripted();
         log.append(&mut Vec::new());
         assert!(log.flush(Duration::ZERO));
     }
 
     #[test]
-    fn what_a_sink_does_not_take_is_dropped_and_counted() {
+    fn counts_the_lines_that_a_sink_does_not_take() {
         let batch = "one\ntwo\nthree\n";
         let err = |kind: ErrorKind| Err(kind.into());
-        for (answers, writes, dropped) in [
+        for (script, expected, dropped) in [
             (vec![Ok(14)], vec![batch], 0),
             (vec![Ok(1), Ok(3), Ok(10)], vec![batch, "ne\ntwo\nthree\n", "two\nthree\n"], 0),
             (vec![err(ErrorKind::BrokenPipe)], vec![batch], 3),
@@ -572,26 +589,26 @@ mod tests {
             (vec![err(ErrorKind::Interrupted), Ok(14)], vec![batch, batch], 0),
             (vec![err(ErrorKind::WouldBlock), Ok(14)], vec![batch, batch], 0),
         ] {
-            let case = format!("{answers:?}");
-            let (log, told, tell) = scripted();
-            for answer in answers {
-                tell.send(answer).unwrap();
+            let case = format!("{script:?}");
+            let (log, writes, results) = scripted();
+            for result in script {
+                results.send(result).unwrap();
             }
-            drop(tell);
+            drop(results);
             log.append(&mut batch.as_bytes().to_vec());
             assert!(log.flush(LONG), "{case}");
-            assert!(told.try_iter().eq(writes.iter().map(|write| write.as_bytes())), "{case}");
+            assert!(writes.try_iter().eq(expected.iter().map(|write| write.as_bytes())), "{case}");
             assert_eq!(log.dropped(), dropped, "{case}");
 
             log.append(&mut b"next\n".to_vec());
             assert!(log.flush(LONG), "{case}");
-            assert_eq!(told.try_iter().collect::<Vec<_>>(), [b"next\n"], "{case}");
+            assert_eq!(writes.try_iter().collect::<Vec<_>>(), [b"next\n"], "{case}");
             assert_eq!(log.dropped(), dropped, "{case}");
         }
     }
 
     #[test]
-    fn a_pipe_that_nobody_reads_any_more_kills_nobody() {
+    fn survives_a_pipe_without_a_reader() {
         let (mut reader, writer) = io::pipe().unwrap();
         let log = LogWriter::start(writer).unwrap();
         log.append(&mut b"read\n".to_vec());
@@ -613,9 +630,9 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_many_threads_arrive_whole_and_each_threads_in_order() {
-        let (log, told, tell) = scripted();
-        drop(tell);
+    fn writes_lines_of_many_threads_whole_and_in_order() {
+        let (log, writes, results) = scripted();
+        drop(results);
         thread::scope(|scope| {
             for name in ["a", "b", "c", "d"] {
                 let log = &log;
@@ -632,7 +649,7 @@ mod tests {
             }
         });
         assert!(log.flush(LONG));
-        let written = String::from_utf8(told.try_iter().flatten().collect()).unwrap();
+        let written = String::from_utf8(writes.try_iter().flatten().collect()).unwrap();
         for name in ["a", "b", "c", "d"] {
             let of_one = written.lines().filter_map(|line| line.strip_prefix(name));
             let expected = (0..2_000).map(|number| format!(" {number}"));
@@ -643,13 +660,13 @@ mod tests {
 
     #[test]
     fn an_idle_log_keeps_no_large_buffer() {
-        let (log, told, tell) = scripted();
+        let (log, writes, results) = scripted();
         let large = vec![b'\n'; 100_000];
         log.append(&mut large.clone());
-        told.recv().unwrap();
+        writes.recv().unwrap();
         // One buffer is being written and the other fills: now there are two large ones.
         log.append(&mut large.clone());
-        drop(tell);
+        drop(results);
         assert!(log.flush(LONG));
         // The writer settles and falls asleep without letting go of the lock in between.
         let backlog = log.0.lock();

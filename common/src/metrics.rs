@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_latency_is_counted_in_the_first_bucket_that_holds_it() {
+    fn counts_a_latency_in_the_first_bucket_that_holds_it() {
         for (ns, bucket) in [
             (0, "0.00005"),
             (50_000, "0.00005"),
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bounds_rise_and_their_text_is_their_value() {
+    fn the_text_of_each_bound_is_its_value() {
         let finite = &BOUNDS[..BOUNDS.len() - 1];
         assert!(BOUNDS.is_sorted_by(|(one, _), (next, _)| one < next));
         for (ns, text) in finite {
@@ -228,50 +228,85 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_a_histogram_are_added_up_exactly() {
-        let parts = [const { Histogram::default() }; 3];
+    fn adds_up_the_parts_of_a_histogram_exactly() {
+        let parts: [Histogram; 3] = Default::default();
         parts[0].observe(Duration::from_nanos(1));
         parts[0].observe(Duration::from_micros(80));
         parts[1].observe(Duration::from_millis(2));
         parts[1].observe(Duration::from_secs(7));
-        let mut exposition = Exposition::new();
-        exposition.family("wait_seconds", Kind::Histogram, "Waits.");
-        exposition.histogram(&[("to", "a")], &parts);
-        exposition.histogram(&[], &parts[2..]);
+        let mut exposition = Exposition::default();
+        let families: [Family<[Histogram]>; 2] = [
+            Family {
+                name: "wait_seconds",
+                kind: Kind::Histogram,
+                help: "Waits.",
+                write: |parts, exposition| exposition.histogram(parts),
+            },
+            Family {
+                name: "rest_seconds",
+                kind: Kind::Histogram,
+                help: "Rests.",
+                write: |parts, exposition| exposition.histogram(&parts[2..]),
+            },
+        ];
+        exposition.families(&families, &parts[..]);
         let page = exposition.finish();
         let head = "# HELP wait_seconds Waits.\n# TYPE wait_seconds histogram\n";
         assert!(page.starts_with(head), "{page}");
         for line in [
-            "wait_seconds_bucket{to=\"a\",le=\"0.00005\"} 1",
-            "wait_seconds_bucket{to=\"a\",le=\"0.0001\"} 2",
-            "wait_seconds_bucket{to=\"a\",le=\"0.001\"} 2",
-            "wait_seconds_bucket{to=\"a\",le=\"0.0025\"} 3",
-            "wait_seconds_bucket{to=\"a\",le=\"5\"} 3",
-            "wait_seconds_bucket{to=\"a\",le=\"+Inf\"} 4",
-            "wait_seconds_sum{to=\"a\"} 7.002080001",
-            "wait_seconds_count{to=\"a\"} 4",
-            "wait_seconds_bucket{le=\"+Inf\"} 0",
-            "wait_seconds_sum 0.000000000",
-            "wait_seconds_count 0",
+            "wait_seconds_bucket{le=\"0.00005\"} 1",
+            "wait_seconds_bucket{le=\"0.0001\"} 2",
+            "wait_seconds_bucket{le=\"0.001\"} 2",
+            "wait_seconds_bucket{le=\"0.0025\"} 3",
+            "wait_seconds_bucket{le=\"5\"} 3",
+            "wait_seconds_bucket{le=\"+Inf\"} 4",
+            "wait_seconds_sum 7.002080001",
+            "wait_seconds_count 4",
+            "rest_seconds_bucket{le=\"+Inf\"} 0",
+            "rest_seconds_sum 0.000000000",
+            "rest_seconds_count 0",
         ] {
             assert_eq!(page.lines().filter(|found| *found == line).count(), 1, "{line}\n{page}");
         }
-        assert_eq!(page.lines().count(), 2 + 2 * (BOUNDS.len() + 2));
+        assert_eq!(page.lines().count(), 2 * (2 + BOUNDS.len() + 2));
     }
 
     #[test]
-    fn labels_and_help_are_escaped() {
-        let mut exposition = Exposition::new();
-        exposition.family("a_total", Kind::Counter, "Says \"\\\" and\nmore.");
-        exposition.sample(&[("x", "q\"b\\n\né"), ("y", "")], u64::MAX);
-        exposition.family("b", Kind::Gauge, "Now.");
-        exposition.sample(&[], 0);
+    fn escapes_labels_and_help() {
+        let families: [Family<u64>; 4] = [
+            Family {
+                name: "a_total",
+                kind: Kind::Counter,
+                help: "Says \"\\\" and\nmore.",
+                write: |value, exposition| {
+                    exposition.sample(&[("x", "q\"b\\n\né"), ("y", "")], *value);
+                },
+            },
+            Family { name: "none", kind: Kind::Gauge, help: "No sample.", write: |_, _| {} },
+            Family {
+                name: "b",
+                kind: Kind::Gauge,
+                help: "Now.",
+                write: |_, exposition| exposition.value(0),
+            },
+            Family {
+                name: "c_seconds",
+                kind: Kind::Gauge,
+                help: "Then.",
+                write: |_, exposition| exposition.seconds(Duration::new(3, 4)),
+            },
+        ];
+        let mut exposition = Exposition::default();
+        exposition.families(&families, &u64::MAX);
         let page = r#"# HELP a_total Says "\\" and\nmore.
 # TYPE a_total counter
 a_total{x="q\"b\\n\né",y=""} 18446744073709551615
 # HELP b Now.
 # TYPE b gauge
 b 0
+# HELP c_seconds Then.
+# TYPE c_seconds gauge
+c_seconds 3.000000004
 "#;
         assert_eq!(exposition.finish(), page);
     }

@@ -477,13 +477,13 @@ mod tests {
     use std::io::{ErrorKind, Read, Write};
 
     #[test]
-    fn newcomers_are_refused_while_whoever_waits_is_still_accepted() {
+    fn accepts_completed_connections_after_new_ones_are_refused() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(address).expect("a listener");
             listener.set_nonblocking(true).expect("a socket that can");
             let address = listener.local_addr().expect("its address");
             let mut first = TcpStream::connect(address).expect("it listens");
-            refuse_newcomers(&listener).expect("a kernel that can");
+            refuse_new_connections(&listener).expect("a kernel that can");
             let second = TcpStream::connect(address).map_err(|error| error.kind());
             assert_eq!(second.err(), Some(ErrorKind::ConnectionRefused));
             let mut accepted = accept(&listener).expect("the first");
@@ -494,5 +494,39 @@ mod tests {
                 Some(ErrorKind::WouldBlock)
             );
         }
+    }
+
+    #[test]
+    fn looks_up_addresses_and_names() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        for family in [AddressFamily::Any, AddressFamily::V4] {
+            assert_eq!(lookup("127.0.0.2", family), Ok(vec![ip("127.0.0.2")]), "{family:?}");
+            let localhost = lookup("localhost", family).expect("the name of this host");
+            assert!(!localhost.is_empty(), "{family:?}");
+            assert!(localhost.iter().all(IpAddr::is_loopback), "{family:?} {localhost:?}");
+        }
+        assert_eq!(lookup("::1", AddressFamily::Any), Ok(vec![ip("::1")]));
+        let v4 = lookup("localhost", AddressFamily::V4).expect("the name of this host");
+        assert!(v4.iter().all(IpAddr::is_ipv4), "{v4:?}");
+    }
+
+    #[test]
+    fn reports_why_a_look_up_found_nothing() {
+        assert_eq!(lookup("a\0b", AddressFamily::Any), Err(LookupError::NoName));
+        // RFC 6761 6.4: this name exists nowhere. Without a name server that is not known.
+        lookup("no-such-name.invalid", AddressFamily::Any).expect_err("a name that cannot exist");
+    }
+
+    #[test]
+    fn reads_socket_addresses() {
+        for text in ["192.0.2.7:80", "[2001:db8::7]:80", "[fe80::1%3]:80"] {
+            let address = text.parse::<SocketAddr>().expect("an address");
+            let (bytes, length) = SocketAddress::new(&address);
+            let bytes = &bytes.0[..length as usize];
+            assert_eq!(ip_address(bytes), Some(address.ip()), "{text}");
+            assert_eq!(ip_address(&bytes[..7]), None, "{text}");
+        }
+        assert_eq!(ip_address(&[]), None);
+        assert_eq!(ip_address(&[0; 28]), None);
     }
 }

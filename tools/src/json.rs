@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use common::json::{Fault, Reader, Shape, Text, Token, write_text};
+use common::json::{Container, Error, Reader, Text, Token, write_text};
 
 /// A text as one JSON string, with its quotes.
 pub fn quoted(text: &str) -> String {
@@ -31,7 +31,7 @@ pub enum Value<'a> {
 
 impl<'a> Value<'a> {
     /// Reads the one value that is all of `json`.
-    pub fn read(json: &'a [u8]) -> Result<Self, Fault> {
+    pub fn read(json: &'a [u8]) -> Result<Self, Error> {
         let mut reader = Reader::new(json)?;
         let mut whole = Value::Null;
         while let Some((_, value)) = Self::next(&mut reader)? {
@@ -41,7 +41,7 @@ impl<'a> Value<'a> {
     }
 
     /// The next value in what is open, after its key if that is an object; `None` where it ends.
-    fn next(reader: &mut Reader<'a>) -> Result<Option<(Text<'a>, Self)>, Fault> {
+    fn next(reader: &mut Reader<'a>) -> Result<Option<(Text<'a>, Self)>, Error> {
         let mut key = Text::default();
         while let Some(token) = reader.next_token()? {
             let value = match token {
@@ -56,14 +56,14 @@ impl<'a> Value<'a> {
                 Token::Number(digits) => Value::Number(digits),
                 Token::Text(text) => Value::Text(text),
                 // Recursion is as deep as the reader lets containers nest.
-                Token::Open(Shape::Array) => {
+                Token::Open(Container::Array) => {
                     let mut items = Vec::new();
                     while let Some((_, item)) = Self::next(reader)? {
                         items.push(item);
                     }
                     Value::Array(items)
                 }
-                Token::Open(Shape::Object) => {
+                Token::Open(Container::Object) => {
                     let mut members = Vec::new();
                     while let Some(member) = Self::next(reader)? {
                         members.push(member);
@@ -84,17 +84,17 @@ impl<'a> Value<'a> {
             Value::Number(digits) => Token::Number(digits).write(out),
             Value::Text(text) => Token::Text(*text).write(out),
             Value::Array(items) => {
-                Token::Open(Shape::Array).write(out);
+                Token::Open(Container::Array).write(out);
                 for (before, item) in items.iter().enumerate() {
                     if before > 0 {
                         Token::Comma.write(out);
                     }
                     item.write(out);
                 }
-                Token::Close(Shape::Array).write(out);
+                Token::Close(Container::Array).write(out);
             }
             Value::Object(members) => {
-                Token::Open(Shape::Object).write(out);
+                Token::Open(Container::Object).write(out);
                 for (before, (key, value)) in members.iter().enumerate() {
                     if before > 0 {
                         Token::Comma.write(out);
@@ -102,7 +102,7 @@ impl<'a> Value<'a> {
                     Token::Key(*key).write(out);
                     value.write(out);
                 }
-                Token::Close(Shape::Object).write(out);
+                Token::Close(Container::Object).write(out);
             }
         }
     }

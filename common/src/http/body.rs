@@ -109,7 +109,7 @@ impl Body {
             (_, Some(_), None) if version == Version::Http10 => return Err(ParseError::Framing),
             (MessageKind::Response(100..=199 | 204 | 304), _, _) => Framing::Length(0),
             (_, Some(Coding::Unknown), None) => return Err(ParseError::Coding),
-            (_, Some(Coding::NotFinal), None) => return Err(ParseError::Framing),
+            (_, Some(Coding::Empty | Coding::NotFinal), None) => return Err(ParseError::Framing),
             (_, Some(Coding::Chunked), None) => {
                 Framing::Chunked(ChunkState::Size { digits: 0, size: 0 })
             }
@@ -256,8 +256,7 @@ mod tests {
 
     const LIMITS: Limits = Limits { head_bytes_max: 64, body_bytes_max: 32 };
 
-    /// What becomes of a body: what was in it and what follows it, or why it was refused. `None`
-    /// for the latter as long as it goes on.
+    /// The data of a body and the bytes behind it, which are `None` while the body goes on.
     type Outcome = Result<(Vec<u8>, Option<Vec<u8>>), ParseError>;
 
     fn read(mut body: Body, pieces: &[&[u8]]) -> Outcome {
@@ -283,20 +282,25 @@ mod tests {
         Ok((data, rest))
     }
 
-    fn chunked(limits: &Limits) -> Body {
+    fn chunked(leniency: Leniency) -> Body {
         let fields = MessageHeaders { coding: Some(Coding::Chunked), ..MessageHeaders::default() };
-        Body::new(MessageKind::Request, Version::Http11, &fields, limits, Leniency::Strict).unwrap()
+        Body::new(MessageKind::Request, Version::Http11, &fields, &LIMITS, leniency).unwrap()
     }
 
     fn assert_chunked(input: &[u8], expected: &Outcome) {
         for pieces in every_split(input) {
-            assert_eq!(read(chunked(&LIMITS), &pieces), *expected, "{}", input.escape_ascii());
+            assert_eq!(
+                read(chunked(Leniency::Strict), &pieces),
+                *expected,
+                "{}",
+                input.escape_ascii()
+            );
         }
     }
 
     #[test]
-    fn a_length_is_decided_in_the_order_of_the_rfc() {
-        use Coding::{Chunked, NotFinal, Unknown};
+    fn decides_the_length_in_the_order_of_the_rfc() {
+        use Coding::{Chunked, Empty, NotFinal, Unknown};
         use MessageKind::{Request, Response};
         use Version::{Http10, Http11};
         type Case =
@@ -312,8 +316,10 @@ mod tests {
             (Request, Http11, None, Some(u64::MAX), Err(ParseError::BodyTooLarge)),
             (Request, Http11, Some(Chunked), None, Ok("chunked")),
             (Request, Http11, Some(NotFinal), None, Err(ParseError::Framing)),
+            (Request, Http11, Some(Empty), None, Err(ParseError::Framing)),
+            (Request, Http11, Some(Empty), Some(0), Err(ParseError::Framing)),
             (Request, Http11, Some(Unknown), None, Err(ParseError::Coding)),
-            // Both lengths at once, whatever they say.
+            // Both lengths at once.
             (Request, Http11, Some(Chunked), Some(0), Err(ParseError::Framing)),
             (Request, Http11, Some(Chunked), Some(33), Err(ParseError::Framing)),
             (Request, Http11, Some(NotFinal), Some(5), Err(ParseError::Framing)),
@@ -329,10 +335,11 @@ mod tests {
             (Response(200), Http11, None, Some(33), Err(ParseError::BodyTooLarge)),
             (Response(404), Http11, Some(Chunked), None, Ok("chunked")),
             (Response(200), Http11, Some(NotFinal), None, Err(ParseError::Framing)),
+            (Response(200), Http11, Some(Empty), None, Err(ParseError::Framing)),
             (Response(200), Http11, Some(Unknown), None, Err(ParseError::Coding)),
             (Response(200), Http11, Some(Chunked), Some(5), Err(ParseError::Framing)),
             (Response(200), Http10, Some(Chunked), None, Err(ParseError::Framing)),
-            // Statuses without a body, whose lengths speak of another answer.
+            // Statuses without a body: their lengths describe another response.
             (Response(204), Http11, None, None, Ok("empty")),
             (Response(304), Http11, None, None, Ok("empty")),
             (Response(304), Http11, None, Some(5), Ok("empty")),
@@ -361,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_with_a_length_is_taken_to_the_byte() {
+    fn reads_a_body_with_a_length_to_the_byte() {
         for (length, input, data, rest) in [
             (5, &b"hello"[..], &b"hello"[..], Some(&b""[..])),
             (5, b"hello GET", b"hello", Some(b" GET")),
@@ -386,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_until_the_close_is_bounded() {
+    fn limits_a_body_until_the_close() {
         let limit = [b'a'; 32];
         for (input, expected) in [
             (&b""[..], Ok((Vec::new(), None))),
@@ -410,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_put_together() {
+    fn joins_chunks() {
         const CASES: &[(&[u8], &[u8])] = &[
             (b"0\r\n\r\n", b""),
             (b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
@@ -419,17 +426,18 @@ mod tests {
             (b"1f\r\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n0\r\n\r\n", &[b'a'; 31]),
             (b"2\r\n\r\n\r\n0\r\n\r\n", b"\r\n"),
             (b"5\r\n0\r\n\r\n\r\n0\r\n\r\n", b"0\r\n\r\n"),
-            // Zeros: as many as sixteen digits hold.
+            // Leading zeros, up to sixteen digits.
             (b"0000\r\n\r\n", b""),
             (b"0000000000000001\r\na\r\n0000000000000000\r\n\r\n", b"a"),
-            // Extensions, which are nobody's here.
+            // Extensions are dropped.
             (b"5;a\r\nhello\r\n0;b\r\n\r\n", b"hello"),
             (b"5;a=b;c=d\r\nhello\r\n0\r\n\r\n", b"hello"),
-            (b"5;\r\nhello\r\n0\r\n\r\n", b"hello"),
             (b"5 \t; \ta \t= \tb\r\nhello\r\n0 ;c\r\n\r\n", b"hello"),
+            (b"5;a ;b\t; c=d ; e=\"\" ;f\r\nhello\r\n0\r\n\r\n", b"hello"),
+            (b"5;a;a;!#$%&'*+-.^_`|~09azAZ=!\r\nhello\r\n0\r\n\r\n", b"hello"),
             (b"5;a=\"b\\\";c 0\"\r\nhello\r\n0\r\n\r\n", b"hello"),
             (b"5;a=\"\xc3\xa9\"\r\nhello\r\n0\r\n\r\n", b"hello"),
-            // Trailers, which nobody asks for.
+            // Trailers are dropped.
             (b"0\r\nA: b\r\n\r\n", b""),
             (b"1\r\na\r\n0\r\nA: b\r\nC:\r\nD: \t e \r\n\r\n", b"a"),
             (b"0\r\nContent-Length: 5\r\nTransfer-Encoding: x\r\n\r\n", b""),
@@ -440,16 +448,16 @@ mod tests {
                 assert_chunked(&[input, rest].concat(), &expected);
             }
             for end in 0..input.len() {
-                let unfinished = read(chunked(&LIMITS), &[&input[..end]]);
+                let unfinished = read(chunked(Leniency::Strict), &[&input[..end]]);
                 assert!(matches!(unfinished, Ok((_, None))), "{}", input[..end].escape_ascii());
             }
         }
     }
 
     #[test]
-    fn a_malformed_chunk_is_refused_at_its_first_odd_byte() {
+    fn rejects_a_malformed_chunk_at_its_first_odd_byte() {
         const CASES: &[&[u8]] = &[
-            // Sizes that other readers take.
+            // Sizes that other parsers take.
             b"+",
             b"-",
             b" ",
@@ -468,6 +476,30 @@ mod tests {
             b"1;a=\"b\n",
             b"1;a\r;",
             b"1;a\0",
+            // Extensions without a name, without a value, with an open quote.
+            b"1;\r",
+            b"1; \r",
+            b"1;;",
+            b"1;a;\r",
+            b"1; =",
+            b"1;=",
+            b"1;a=\r",
+            b"1;a= \r",
+            b"1;a=;",
+            b"1;a==",
+            b"1;a=b=",
+            b"1;a=\"\r",
+            b"1;a=\"b\\\r",
+            b"1;a=\"b\"c",
+            b"1;a=b\"",
+            b"1;a b",
+            b"1;a \r",
+            b"1;a=b c",
+            b"1;a=b \r",
+            b"1;a=\"b\" \r",
+            b"1;\"",
+            b"1;a,",
+            b"1;\xc3",
             b"1\r\na\n",
             b"1\r\na0",
             b"1\r\na\r\n\r",
@@ -486,12 +518,16 @@ mod tests {
         for input in CASES {
             assert_chunked(input, &Err(ParseError::Chunk));
             let (_, before) = input.split_last().unwrap();
-            assert!(read(chunked(&LIMITS), &[before]).is_ok(), "{}", before.escape_ascii());
+            assert!(
+                read(chunked(Leniency::Strict), &[before]).is_ok(),
+                "{}",
+                before.escape_ascii()
+            );
         }
     }
 
     #[test]
-    fn every_place_in_a_chunk_takes_its_own_bytes_only() {
+    fn accepts_each_byte_only_where_the_grammar_has_it() {
         const HEX: &str = "0123456789abcdefABCDEF";
         const TCHAR: &str = "!#$%&'*+-.^_`|~0123456789\
             abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
@@ -502,9 +538,17 @@ mod tests {
             ("", &hex),
             ("1", &|byte| hex(byte) || b"\r; \t".contains(&byte)),
             ("1 ", &|byte| b"; \t".contains(&byte)),
-            ("1;", &|byte| text(byte) || byte == b'\r'),
+            ("1;", &|byte| tchar(byte) || b" \t".contains(&byte)),
+            ("1;a", &|byte| tchar(byte) || b"\r;= \t".contains(&byte)),
+            ("1;a ", &|byte| b";= \t".contains(&byte)),
+            ("1;a=", &|byte| tchar(byte) || b"\" \t".contains(&byte)),
+            ("1;a=b", &|byte| tchar(byte) || b"\r; \t".contains(&byte)),
+            ("1;a=b ", &|byte| b"; \t".contains(&byte)),
+            ("1;a=\"", &text),
+            ("1;a=\"\\", &text),
+            ("1;a=\"\"", &|byte| b"\r; \t".contains(&byte)),
             ("1\r", &|byte| byte == b'\n'),
-            ("1;\r", &|byte| byte == b'\n'),
+            ("1;a\r", &|byte| byte == b'\n'),
             ("1\r\n", &|_| true),
             ("1\r\na", &|byte| byte == b'\r'),
             ("1\r\na\r", &|byte| byte == b'\n'),
@@ -520,7 +564,7 @@ mod tests {
         for (before, takes) in places {
             for byte in 0..=u8::MAX {
                 let input = [before.as_bytes(), &[byte]].concat();
-                let found = read(chunked(&LIMITS), &[&input]).map(drop);
+                let found = read(chunked(Leniency::Strict), &[&input]).map(drop);
                 let expected = if takes(byte) { Ok(()) } else { Err(ParseError::Chunk) };
                 assert_eq!(found, expected, "{}", input.escape_ascii());
             }
@@ -528,7 +572,30 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_bounded_in_total_before_they_are_read() {
+    fn accepts_blanks_after_a_chunk_size_in_responses_alone() {
+        for (input, is_lenient) in [
+            (&b"1 \r\na\r\n0\t\r\n\r\n"[..], true),
+            (b"1 \t ;a\r\na\r\n0 \r\n\r\n", true),
+            (b"1;a \r\na\r\n0\r\n\r\n", false),
+            (b"1 a\r\na\r\n0\r\n\r\n", false),
+            (b" 1\r\na\r\n0\r\n\r\n", false),
+            (b"1 \n", false),
+        ] {
+            let expected = if is_lenient {
+                Ok((b"a".to_vec(), Some(Vec::new())))
+            } else {
+                Err(ParseError::Chunk)
+            };
+            assert_chunked(input, &Err(ParseError::Chunk));
+            for pieces in every_split(input) {
+                let found = read(chunked(Leniency::BlanksAfterChunkSize), &pieces);
+                assert_eq!(found, expected, "{}", input.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn limits_the_total_of_chunk_sizes() {
         const CASES: &[(&[u8], bool)] = &[
             (b"20\r\n", true),
             (b"21\r\n", false),
@@ -543,7 +610,11 @@ mod tests {
         ];
         for (input, fits) in CASES {
             if *fits {
-                assert!(read(chunked(&LIMITS), &[input]).is_ok(), "{}", input.escape_ascii());
+                assert!(
+                    read(chunked(Leniency::Strict), &[input]).is_ok(),
+                    "{}",
+                    input.escape_ascii()
+                );
             } else {
                 assert_chunked(input, &Err(ParseError::BodyTooLarge));
             }
@@ -551,24 +622,26 @@ mod tests {
     }
 
     #[test]
-    fn extensions_and_trailers_are_bounded_together() {
-        const REFUSED: Outcome = Err(ParseError::TrailersTooLarge);
+    fn limits_extensions_and_trailers_together() {
+        const TOO_LARGE: Outcome = Err(ParseError::TrailersTooLarge);
         const WITHOUT_END: &[(&[u8], &[u8])] = &[
             (b"1;", b"a"),
+            (b"1;", b" "),
+            (b"1;a=\"", b"b"),
             (b"1", b" "),
             (b"0\r\n", b"A"),
             (b"0\r\nA:", b"a"),
             (b"0\r\n", b"A:\r\n"),
         ];
         for (start, more) in WITHOUT_END {
-            assert_chunked(&[start, &more.repeat(70)[..]].concat(), &REFUSED);
+            assert_chunked(&[start, &more.repeat(70)[..]].concat(), &TOO_LARGE);
         }
         // A little in every chunk is as much as all in one.
         let input = b"1;abcdefgh\r\na\r\n".repeat(8);
-        assert_chunked(&input, &REFUSED);
-        assert!(read(chunked(&LIMITS), &[&input[..60]]).is_ok());
+        assert_chunked(&input, &TOO_LARGE);
+        assert!(read(chunked(Leniency::Strict), &[&input[..60]]).is_ok());
         let (extension, trailer) = ([b'a'; 40], [b'b'; 40]);
         let input = [b"0;", &extension[..], b"\r\nA:", &trailer, b"\r\n\r\n"].concat();
-        assert_chunked(&input, &REFUSED);
+        assert_chunked(&input, &TOO_LARGE);
     }
 }

@@ -271,79 +271,80 @@ mod tests {
     const LIMITS: Limits = Limits { head_bytes_max: 128, body_bytes_max: 32 };
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 
-    /// What the server does after it has sent what there is.
+    /// The server, after it has sent its bytes.
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum After {
         Waits,
         Closes,
     }
     use After::{Closes, Waits};
+    use ResponseError::{Incomplete, Unexpected};
 
-    /// The answers, a few words each, and the refusal after them.
-    type Outcome = (String, Option<ParseError>);
+    /// Status, body and persistence of each response, and the error after them.
+    type Outcome = (String, Option<ResponseError>);
 
-    fn call(asked: usize) -> ClientConn {
+    fn requested(requests: usize) -> ClientConn {
         let mut conn = ClientConn::new(LIMITS);
-        (0..asked).for_each(|_| conn.request(REQUEST));
+        (0..requests).for_each(|_| conn.request(REQUEST));
         conn
     }
 
-    fn hear(conn: &mut ClientConn, bytes: &[u8]) -> (Vec<String>, Option<ParseError>) {
+    fn parse(conn: &mut ClientConn, bytes: &[u8]) -> (Vec<String>, Option<ResponseError>) {
         conn.receive(bytes);
-        hear_on(conn)
+        read_all(conn)
     }
 
-    fn hear_on(conn: &mut ClientConn) -> (Vec<String>, Option<ParseError>) {
-        let mut answers = Vec::new();
+    fn read_all(conn: &mut ClientConn) -> (Vec<String>, Option<ResponseError>) {
+        let mut responses = Vec::new();
         loop {
             match conn.response() {
-                Ok(None) => return (answers, None),
-                Err(refusal) => return (answers, Some(refusal)),
+                Ok(None) => return (responses, None),
+                Err(error) => return (responses, Some(error)),
                 Ok(Some(ReceivedResponse { status, body, keep_alive, .. })) => {
-                    answers.push(format!("{status} {} {keep_alive:?}", body.escape_ascii()));
+                    responses.push(format!("{status} {} {keep_alive:?}", body.escape_ascii()));
                 }
             }
         }
     }
 
-    fn outcome(asked: usize, pieces: &[&[u8]], after: After) -> Outcome {
-        let mut conn = call(asked);
+    fn outcome(requests: usize, pieces: &[&[u8]], after: After) -> Outcome {
+        let mut conn = requested(requests);
         let (mut all, mut last) = (Vec::new(), None);
         for piece in pieces {
-            let (answers, refusal) = hear(&mut conn, piece);
-            all.extend(answers);
-            assert!(last.is_none() || refusal == last, "a refusal is final");
-            last = refusal;
+            let (responses, error) = parse(&mut conn, piece);
+            all.extend(responses);
+            assert!(last.is_none() || error == last, "an error is final");
+            last = error;
         }
         if after == Closes {
             conn.close();
-            let (answers, refusal) = hear_on(&mut conn);
-            all.extend(answers);
-            assert!(last.is_none() || refusal == last, "a refusal is final");
-            last = refusal;
+            let (responses, error) = read_all(&mut conn);
+            all.extend(responses);
+            assert!(last.is_none() || error == last, "an error is final");
+            last = error;
         }
         if last.is_some() {
-            let behind = hear(&mut conn, b"HTTP/1.1 200 OK\r\n\r\n");
-            assert_eq!(behind, (Vec::new(), last), "a refusal is final");
+            let behind = parse(&mut conn, b"HTTP/1.1 200 OK\r\n\r\n");
+            assert_eq!(behind, (Vec::new(), last), "an error is final");
         }
         (all.join(", "), last)
     }
 
-    fn assert_heard(
-        asked: usize,
+    fn assert_parses(
+        requests: usize,
         input: &[u8],
         after: After,
-        expected: (&str, Option<ParseError>),
+        expected: (&str, Option<ResponseError>),
     ) {
         for pieces in every_split(input) {
-            let (answers, refusal) = outcome(asked, &pieces, after);
-            let case = format!("{} for {asked}, then {after:?}", input.escape_ascii());
-            assert_eq!((&*answers, refusal), expected, "{case}");
+            let (responses, error) = outcome(requests, &pieces, after);
+            let case = format!("{} for {requests}, then {after:?}", input.escape_ascii());
+            assert_eq!((&*responses, error), expected, "{case}");
         }
     }
 
     #[test]
-    fn an_honest_answer_is_read_whatever_its_framing() {
+    fn reads_responses_of_every_framing() {
         const CASES: &[(&[u8], After, &str)] = &[
             // A length.
             (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", Waits, "200 hello Keep"),
@@ -365,8 +366,14 @@ mod tests {
             (
                 b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\na",
                 Waits,
+                "200 a Keep",
+            ),
+            (
+                b"HTTP/1.0 200 OK\r\nConnection: keep-alive, close\r\nContent-Length: 1\r\n\r\na",
+                Waits,
                 "200 a Close",
             ),
+            (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\na", Closes, "200 a Close"),
             // Chunks, with extensions and trailers.
             (
                 b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
@@ -386,18 +393,29 @@ mod tests {
                 Waits,
                 "200  Close",
             ),
+            // Blanks after a chunk size.
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: , chunked\r\n\r\n\
+                5  \t\r\nhello\r\n1 ;a\r\n!\r\n0 \r\n\r\n",
+                Waits,
+                "200 hello! Keep",
+            ),
+            // Empty lines before a status line.
+            (b"\r\n\r\n\r\n\r\nHTTP/1.1 204 \r\n\r\n", Waits, "204  Keep"),
+            (b"HTTP/1.1 204 \r\n\r\n\r\n", Waits, "204  Keep"),
+            (b"\r\n", Waits, ""),
             // Until the close.
             (b"HTTP/1.1 200 OK\r\n\r\nhello", Closes, "200 hello Close"),
             (b"HTTP/1.0 200 OK\r\nServer: x\r\n\r\nhello", Closes, "200 hello Close"),
             (b"HTTP/1.1 502 \r\n\r\n", Closes, "502  Close"),
             (b"HTTP/1.1 200 OK\r\n\r\nhello", Waits, ""),
-            // No body at all, whatever the fields say of one.
+            // No body, with fields that describe one.
             (b"HTTP/1.1 204 No Content\r\n\r\n", Waits, "204  Keep"),
             (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", Waits, "304  Keep"),
             (b"HTTP/1.1 304 \r\nTransfer-Encoding: chunked\r\n\r\n", Waits, "304  Keep"),
             (b"HTTP/1.1 204 \r\nConnection: close\r\n\r\n", Waits, "204  Close"),
             (b"HTTP/1.0 204 \r\n\r\n", Waits, "204  Close"),
-            // Interim answers first.
+            // Interim responses first.
             (
                 b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na",
                 Waits,
@@ -409,45 +427,43 @@ mod tests {
                 Waits,
                 "204  Keep",
             ),
-            // Not whole yet.
+            // Not complete yet.
             (b"", Waits, ""),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n", Waits, ""),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell", Waits, ""),
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r", Waits, ""),
             (b"HTTP/1.1 100 Continue\r\n\r\n", Waits, ""),
-            // After an answer that closes nothing matters.
+            // Bytes behind a closing response are ignored.
             (b"HTTP/1.1 204 \r\nConnection: close\r\n\r\n\0\n", Closes, "204  Close"),
             (b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\naHTTP/1.0", Waits, "200 a Close"),
         ];
-        for (input, after, answers) in CASES {
-            assert_heard(1, input, *after, (answers, None));
+        for (input, after, responses) in CASES {
+            assert_parses(1, input, *after, (responses, None));
         }
     }
 
     #[test]
-    fn what_lies_is_refused_for_good() {
+    fn rejects_malformed_responses_for_good() {
         use ParseError::{
             BodyTooLarge, Chunk, Coding, Field, Framing, Length, StartLine, TrailersTooLarge,
-            Unasked, Version,
+            Version,
         };
         const CASES: &[(&[u8], ParseError)] = &[
-            // No answer at all.
-            (b"\r\n\r\n", StartLine),
+            // No response at all.
+            (b"\r\n\r\n\r\n\r\n\r\n", StartLine),
             (b"garbage\r\n\r\n", StartLine),
             (b"\x15\x03\x01\x00\x02\x02\n", StartLine),
             (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", StartLine),
             (b"<html>\n", StartLine),
             (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", StartLine),
-            (b"\r\nHTTP/1.1 200 OK\r\n\r\n", StartLine),
+            (b"\rHTTP/1.1 200 OK\r\n\r\n", StartLine),
+            (b"\r\n HTTP/1.1 200 OK\r\n\r\n", StartLine),
             (b"HTTP/1.1 200 OK\nContent-Length: 0\n\n", StartLine),
             (b"HTTP/1.1 600 \r\n\r\n", StartLine),
             (b"HTTP/1.1 099 \r\n\r\n", StartLine),
             (b"HTTP/1.1 2OO OK\r\n\r\n", StartLine),
             (b"HTTP/2.0 200 OK\r\n\r\n", Version),
             (b"HTTP/2 200\r\n\r\n", StartLine),
-            // An upgrade that was not asked for.
-            (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", Unasked),
-            (b"HTTP/1.1 100 \r\n\r\nHTTP/1.1 101 \r\n\r\n", Unasked),
             // Fields.
             (b"HTTP/1.1 200 OK\r\nA : b\r\n\r\n", Field),
             (b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", Field),
@@ -475,21 +491,29 @@ mod tests {
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff0\r\n", Chunk),
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello0\r\n\r\n", Chunk),
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhello", Chunk),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n 1\r\n", Chunk),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;\r\n", Chunk),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;a \r\n", Chunk),
         ];
-        for (input, refusal) in CASES {
+        const UPGRADES: [&[u8]; 2] = [
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+            b"HTTP/1.1 100 \r\n\r\nHTTP/1.1 101 \r\n\r\n",
+        ];
+        let malformed = CASES.iter().map(|(input, error)| (*input, ResponseError::from(*error)));
+        for (input, error) in malformed.chain(UPGRADES.map(|input| (input, Unexpected))) {
             for after in [Waits, Closes] {
-                assert_heard(1, input, after, ("", Some(*refusal)));
+                assert_parses(1, input, after, ("", Some(error)));
             }
-            let input = [b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na", *input].concat();
-            assert_heard(2, &input, Waits, ("200 a Keep", Some(*refusal)));
+            let input = [b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na", input].concat();
+            assert_parses(2, &input, Waits, ("200 a Keep", Some(error)));
         }
         let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let endless = [&head[..], b"0\r\nA: ", &[b'a'; 200]].concat();
-        assert_heard(1, &endless, Waits, ("", Some(TrailersTooLarge)));
+        assert_parses(1, &endless, Waits, ("", Some(TrailersTooLarge.into())));
     }
 
     #[test]
-    fn an_answer_cut_short_is_refused_and_a_silent_close_too() {
+    fn rejects_a_response_cut_short() {
         let whole: &[&[u8]] = &[
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: b\r\n\r\n",
@@ -497,89 +521,91 @@ mod tests {
         ];
         for input in whole {
             for end in 0..input.len() {
-                assert_heard(1, &input[..end], Closes, ("", Some(ResponseError::Incomplete)));
+                assert_parses(1, &input[..end], Closes, ("", Some(Incomplete)));
             }
         }
-        // Nobody is owed anything: a server may close then.
-        for (asked, input, answers, refusal) in [
+        // A server may close when no response is due.
+        for (requests, input, responses, error) in [
             (0, &b""[..], "", None),
             (1, b"HTTP/1.1 204 \r\n\r\n", "204  Keep", None),
-            (2, b"HTTP/1.1 204 \r\n\r\n", "204  Keep", Some(ResponseError::Incomplete)),
+            (2, b"HTTP/1.1 204 \r\n\r\n", "204  Keep", Some(Incomplete)),
             (2, b"HTTP/1.1 204 \r\nConnection: close\r\n\r\n", "204  Close", None),
         ] {
-            assert_heard(asked, input, Closes, (answers, refusal));
+            assert_parses(requests, input, Closes, (responses, error));
         }
     }
 
     #[test]
-    fn answers_come_in_the_order_of_the_requests() {
+    fn reads_pipelined_responses_in_order() {
         let input = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na\
             HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nb\r\n0\r\n\r\n\
             HTTP/1.1 100 \r\n\r\nHTTP/1.1 204 \r\n\r\nHTTP/1.1 200 OK\r\n\r\nd";
         let all = "200 a Keep, 200 b Keep, 204  Keep, 200 d Close";
-        assert_heard(4, input, Closes, (all, None));
-        assert_heard(5, input, Closes, (all, None));
+        assert_parses(4, input, Closes, (all, None));
+        assert_parses(5, input, Closes, (all, None));
         let but_one = "200 a Keep, 200 b Keep, 204  Keep";
-        assert_heard(3, input, Waits, (but_one, Some(ResponseError::Unexpected)));
+        assert_parses(3, input, Waits, (but_one, Some(Unexpected)));
     }
 
     #[test]
-    fn an_answer_without_a_request_is_refused() {
-        for input in [&b"H"[..], b"\r\n", b"\0", b"HTTP/1.1 408 Request Timeout\r\n\r\n"] {
-            assert_heard(0, input, Waits, ("", Some(ResponseError::Unexpected)));
+    fn rejects_a_response_without_a_request() {
+        for input in [&b"H"[..], b"\r\nH", b"\0", b"HTTP/1.1 408 Request Timeout\r\n\r\n"] {
+            assert_parses(0, input, Waits, ("", Some(Unexpected)));
             let behind = [b"HTTP/1.1 304 \r\nContent-Length: 1\r\n\r\n", input].concat();
-            assert_heard(1, &behind, Waits, ("304  Keep", Some(ResponseError::Unexpected)));
+            assert_parses(1, &behind, Waits, ("304  Keep", Some(Unexpected)));
         }
     }
 
     #[test]
-    fn a_head_may_be_as_long_as_the_limit_and_no_longer() {
+    fn accepts_a_head_up_to_the_limit() {
         let (start, end) = ("HTTP/1.1 204 \r\nA: ", "\r\n\r\n");
         for over in [0, 1, 2, 3, 4, 5, 100] {
             let filling = "a".repeat(LIMITS.head_bytes_max + over - start.len() - end.len());
             let input = [start, &filling, end].concat();
             let expected = match over {
                 0 => ("204  Keep", None),
-                _ => ("", Some(ParseError::HeadTooLarge)),
+                _ => ("", Some(ParseError::HeadTooLarge.into())),
             };
-            assert_heard(1, input.as_bytes(), Waits, expected);
-            // What stands behind the limit does not matter.
+            assert_parses(1, input.as_bytes(), Waits, expected);
+            // Bytes behind the limit do not matter.
             let input = input.replace("\r\n\r\n", "\n\0\n\n");
             if over >= end.len() {
-                assert_heard(1, input.as_bytes(), Waits, expected);
+                assert_parses(1, input.as_bytes(), Waits, expected);
             }
         }
     }
 
     #[test]
-    fn interim_answers_are_bounded_for_each_request() {
+    fn limits_interim_responses_for_each_request() {
         let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
         let input = [&interim.repeat(8)[..], b"HTTP/1.1 204 \r\n\r\n"].concat().repeat(2);
-        assert_heard(2, &input, Waits, ("204  Keep, 204  Keep", None));
-        assert_heard(1, &interim.repeat(9), Waits, ("", Some(ParseError::StartLine)));
+        assert_parses(2, &input, Waits, ("204  Keep, 204  Keep", None));
+        assert_parses(1, &interim.repeat(9), Waits, ("", Some(ParseError::StartLine.into())));
     }
 
     #[test]
-    fn an_answer_has_begun_with_its_first_byte() {
-        let mut conn = call(2);
+    fn a_response_has_begun_with_its_first_byte() {
+        let mut conn = requested(2);
         for (bytes, begun) in [
             (&b""[..], false),
             (b"H", true),
             (b"TTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", true),
             (b"a", true),
             (b"b", false),
+            (b"\r\n", false),
+            (b"HTTP/1.1 103 \r\n\r\n", true),
             (b"HTTP/1.1 200 OK\r\n\r\n", true),
         ] {
-            hear(&mut conn, bytes);
+            parse(&mut conn, bytes);
             assert_eq!(conn.has_begun(), begun, "{}", bytes.escape_ascii());
         }
         conn.close();
-        assert_eq!(hear_on(&mut conn), (vec!["200  Close".to_owned()], None));
+        assert_eq!(read_all(&mut conn), (vec!["200  Close".to_owned()], None));
         assert!(!conn.has_begun());
     }
 
     #[test]
-    fn requests_are_sent_in_whatever_portions_the_socket_takes() {
+    fn sends_requests_in_portions() {
         let mut conn = ClientConn::new(LIMITS);
         assert_eq!(conn.outgoing(), b"");
         conn.request(b"GET /a");
@@ -593,7 +619,7 @@ mod tests {
     }
 
     #[test]
-    fn no_input_makes_it_keep_more_than_a_head_and_a_body() {
+    fn buffers_at_most_a_head_and_a_body() {
         let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let endless: &[(&str, &str)] = &[
             ("", "a"),
@@ -608,13 +634,13 @@ mod tests {
         ];
         for (start, more) in endless {
             for piece_bytes in [1, 3, 64] {
-                let mut conn = call(1000);
+                let mut conn = requested(1000);
                 for piece in [start, &*more.repeat(1000)].concat().as_bytes().chunks(piece_bytes) {
-                    let (_, refusal) = hear(&mut conn, piece);
-                    let (kept, body) = (conn.inbound.len(), conn.body.len());
+                    let (_, error) = parse(&mut conn, piece);
+                    let (kept, body) = (conn.inbound.unread().len(), conn.body.len());
                     assert!(kept <= LIMITS.head_bytes_max + piece_bytes, "{kept} of {start}{more}");
                     assert!(body as u64 <= LIMITS.body_bytes_max, "{body} of {start}{more}");
-                    if refusal.is_some() {
+                    if error.is_some() {
                         break;
                     }
                 }

@@ -62,3 +62,34 @@ impl fmt::Display for ParseError {
         f.write_str(self.phrase())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_has_its_status_and_a_label_of_its_own() {
+        let expected = [
+            (ParseError::StartLine, 400),
+            (ParseError::Version, 505),
+            (ParseError::Target, 400),
+            (ParseError::TargetTooLong, 414),
+            (ParseError::Field, 400),
+            (ParseError::HeadTooLarge, 431),
+            (ParseError::Host, 400),
+            (ParseError::Length, 400),
+            (ParseError::Framing, 400),
+            (ParseError::Coding, 501),
+            (ParseError::Chunk, 400),
+            (ParseError::TrailersTooLarge, 431),
+            (ParseError::BodyTooLarge, 413),
+            (ParseError::Expectation, 417),
+        ];
+        assert!(expected.iter().map(|(error, _)| error).eq(ParseError::ALL));
+        for (error, code) in expected {
+            assert_eq!(error.status().code(), code, "{error}");
+            let same = ParseError::ALL.iter().filter(|other| other.label() == error.label());
+            assert_eq!(same.count(), 1, "{error}");
+        }
+    }
+}

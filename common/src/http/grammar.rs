@@ -239,3 +239,123 @@ pub(super) fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (line, rest) = split(bytes, b'\n')?;
     Some((line.strip_suffix(b"\r")?, rest))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sorts_bytes_into_their_classes() {
+        // Each class spelled out.
+        const ALPHANUMERIC: &[u8] =
+            b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+        let classes: [(u8, &[u8]); 4] = [
+            (TOKEN, b"!#$%&'*+-.^_`|~"),
+            (TARGET, b"-._~!$&'()*+,;=:@/"),
+            (QUERY, b"-._~!$&'()*+,;=:@/?%[]{}|\\^`"),
+            (NAME, b"-._~!$&'()*+,;="),
+        ];
+        for byte in 0..=u8::MAX {
+            for (class, marks) in classes {
+                let expected = ALPHANUMERIC.contains(&byte) || marks.contains(&byte);
+                assert_eq!(is(byte, class), expected, "{byte:#x} in {class}");
+            }
+            let is_text = matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
+            assert_eq!(is_field_byte(byte), is_text, "{byte:#x}");
+            assert_eq!(is_tchar(byte), is(byte, TOKEN), "{byte:#x}");
+            assert_eq!(hex(byte).map(u32::from), char::from(byte).to_digit(16), "{byte:#x}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_not_empty() {
+        assert!(is_token(b"a") && is_token(b"A-b"));
+        assert!(!is_token(b"") && !is_token(b"a b") && !is_token(b"\xc3\xa9"));
+    }
+
+    #[test]
+    fn parses_decimals_without_a_sign() {
+        for (digits, number) in [
+            (&b"0"[..], Some(0)),
+            (b"007", Some(7)),
+            (b"18446744073709551615", Some(u64::MAX)),
+            (b"18446744073709551616", None),
+            (b"", None),
+            (b"+1", None),
+            (b"-1", None),
+            (b" 1", None),
+            (b"1_0", None),
+            (b"0x1", None),
+        ] {
+            assert_eq!(decimal(digits), number, "{}", digits.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn splits_an_authority_into_host_and_port() {
+        for (authority, expected) in [
+            (&b"h"[..], Some(&b""[..])),
+            (b"h:", Some(b"")),
+            (b"h:080", Some(b"080")),
+            (b"h:65535", Some(b"65535")),
+            (b"%c3%a9", Some(b"")),
+            (b"[::1]", Some(b"")),
+            (b"[::1]:80", Some(b"80")),
+            (b"", None),
+            (b":80", None),
+            (b"h:65536", None),
+            (b"h:+80", None),
+            (b"h:80:80", None),
+            (b"h%4", None),
+            (b"u@h", None),
+            (b"h/", None),
+            (b"::1", None),
+            (b"[::1]80", None),
+            (b"[::1", None),
+            (b"[h]", None),
+        ] {
+            let case = authority.escape_ascii();
+            assert_eq!(port(authority), expected, "{case}");
+            assert_eq!(is_authority(authority), expected.is_some(), "{case}");
+        }
+    }
+
+    #[test]
+    fn splits_at_the_first_separator() {
+        assert_eq!(split(b"a:b:c", b':'), Some((&b"a"[..], &b"b:c"[..])));
+        assert_eq!(split(b":", b':'), Some((&b""[..], &b""[..])));
+        assert_eq!(split(b"a", b':'), None);
+        assert_eq!(split_line(b"a\rb\r\n\r\n"), Some((&b"a\rb"[..], &b"\r\n"[..])));
+        assert_eq!(split_line(b"a\n\r\n"), None);
+        assert_eq!(split_line(b"a\r"), None);
+    }
+
+    #[test]
+    fn finds_the_first_byte_at_any_place() {
+        for other in [0, 1, b'\n' - 1, b'\n' + 1, 0x7f, b'\n' | 0x80, 0xff] {
+            for length in 0..40 {
+                assert_eq!(find(&vec![other; length], b'\n'), None, "{length} of {other}");
+                for at in 0..length {
+                    let mut bytes = vec![other; length];
+                    bytes[at..].fill(b'\n');
+                    assert_eq!(find(&bytes, b'\n'), Some(at), "{}", bytes.escape_ascii());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn compares_every_byte_of_a_prefix() {
+        let bytes: Vec<u8> = (0..40).collect();
+        for length in 0..=bytes.len() {
+            assert!(starts_with(&bytes, &bytes[..length]), "{length}");
+            for at in 0..length {
+                let mut other = bytes[..length].to_vec();
+                other[at] ^= 0x80;
+                assert!(!starts_with(&bytes, &other), "{length} but for {at}");
+            }
+        }
+        assert!(!starts_with(b"", b"a") && !starts_with(b"0123456", b"01234567"));
+    }
+}

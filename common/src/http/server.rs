@@ -275,17 +275,21 @@ impl ServerConn {
         if inbound.unread().first().is_some_and(|&byte| byte != b'\r' && !is_tchar(byte)) {
             return Err(ParseError::StartLine);
         }
-        let length = match inbound.head_length(self.limits.head_bytes_max)? {
-            HeadLength::Complete(length) => length,
-            HeadLength::Partial => {
-                // And at its first line: it may wait for an answer before it sends more.
-                if let Some((line, _)) = split_line(inbound.unread()) {
+        let bytes_max = self.limits.head_bytes_max;
+        let length = match inbound.head_length(bytes_max) {
+            Ok(HeadLength::Complete(length)) => length,
+            incomplete => {
+                // And at its first line: it may wait for a response before it sends more.
+                let unread = inbound.unread();
+                if let Some((line, _)) = split_line(unread.get(..bytes_max).unwrap_or(unread)) {
                     parse::request_line(line)?;
                 }
-                return Ok(None);
+                return match incomplete? {
+                    HeadLength::TooLong { in_first_line: true } => Err(ParseError::TargetTooLong),
+                    HeadLength::TooLong { in_first_line: false } => Err(ParseError::HeadTooLarge),
+                    HeadLength::Complete(_) | HeadLength::Partial => Ok(None),
+                };
             }
-            HeadLength::TooLong { in_first_line: true } => return Err(ParseError::TargetTooLong),
-            HeadLength::TooLong { in_first_line: false } => return Err(ParseError::HeadTooLarge),
         };
         let bytes = inbound.unread().get(..length).unwrap_or_default();
         let head = parse::request(bytes)?;
@@ -411,86 +415,98 @@ fn write_decimal(mut number: usize, out: &mut Vec<u8>) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
-    use super::super::{Status, every_way};
+    use super::super::every_split;
     use super::*;
 
     const LIMITS: Limits = Limits { head_bytes_max: 128, body_bytes_max: 32 };
     const DATE: &Date = b"Sun, 06 Nov 1994 08:49:37 GMT";
     const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
 
-    fn answer(body: &'static str) -> Response {
+    fn ok(body: &'static str) -> Response {
         Response::json(Status::Ok, body.as_bytes())
     }
 
-    fn written(response: &Response, connection: Option<Then>) -> String {
+    fn common() -> CommonFields {
+        CommonFields { date: *DATE, lines: String::new(), served_by: None }
+    }
+
+    /// A response as it is written to a GET.
+    fn written(response: &Response, connection: Option<KeepAlive>) -> String {
         let mut out = Vec::new();
-        head::write_response(response, DATE, connection, true, &mut out);
+        let connection = match connection {
+            None => "",
+            Some(KeepAlive::Keep) => "Connection: keep-alive\r\n",
+            Some(KeepAlive::Close) => "Connection: close\r\n",
+        };
+        write_head(response, &common(), connection, &mut out);
+        out.extend_from_slice(&response.body);
         String::from_utf8(out).unwrap()
     }
 
-    fn send_all(conversation: &mut Conversation) -> String {
-        let outgoing = String::from_utf8(conversation.outgoing().to_vec()).unwrap();
-        conversation.sent(outgoing.len());
+    fn send_all(conn: &mut ServerConn) -> String {
+        let outgoing = String::from_utf8(conn.outgoing().to_vec()).unwrap();
+        conn.sent(outgoing.len());
         outgoing
     }
 
-    /// The requests that some bytes complete, in words, and the refusal after them.
-    type Heard = (Vec<String>, Vec<Asked>, Option<Refusal>);
+    /// Method and path of each request that some bytes complete, and the error after them.
+    type Parsed = (Vec<String>, Vec<ResponseContext>, Option<ParseError>);
 
-    fn hear(conversation: &mut Conversation, bytes: &[u8]) -> Heard {
-        let (mut requests, mut asked) = (Vec::new(), Vec::new());
-        conversation.receive(bytes);
+    fn parse(conn: &mut ServerConn, bytes: &[u8]) -> Parsed {
+        let (mut requests, mut contexts) = (Vec::new(), Vec::new());
+        conn.receive(bytes);
         loop {
-            match conversation.request() {
-                Ok(None) => return (requests, asked, None),
-                Err(refusal) => return (requests, asked, Some(refusal)),
-                Ok(Some((request, by))) => {
-                    let method = request.method.token().escape_ascii();
+            match conn.request() {
+                Ok(None) => return (requests, contexts, None),
+                Err(error) => return (requests, contexts, Some(error)),
+                Ok(Some((request, context))) => {
+                    let method = request.method.as_bytes().escape_ascii();
                     requests.push(format!("{method} {}", request.path.escape_ascii()));
-                    asked.push(by);
+                    contexts.push(context);
                 }
             }
         }
     }
 
-    /// The same of input that comes in pieces, each request being answered at once.
-    fn converse(pieces: &[&[u8]]) -> (String, Option<Refusal>, Stage) {
-        let mut conversation = Conversation::new(LIMITS);
+    /// Requests, error and final stage of input that arrives in pieces. Each request receives its
+    /// response at once.
+    fn serve(pieces: &[&[u8]]) -> (String, Option<ParseError>, Stage) {
+        let mut conn = ServerConn::new(LIMITS);
         let (mut all, mut last) = (Vec::new(), None);
         for piece in pieces {
-            let (requests, asked, refusal) = hear(&mut conversation, piece);
+            let (requests, contexts, error) = parse(&mut conn, piece);
             all.extend(requests);
-            for by in asked {
-                conversation.reply(by, &answer("x"), Then::Keep, DATE);
+            for context in contexts {
+                conn.respond(context, &ok("x"), KeepAlive::Keep, &common());
             }
-            assert!(last.is_none() || refusal == last, "a refusal is final");
-            last = refusal;
+            assert!(last.is_none() || error == last, "an error is final");
+            last = error;
         }
-        (all.join(", "), last, conversation.stage())
+        (all.join(", "), last, conn.stage())
     }
 
-    fn assert_conversed(input: &[u8], requests: &str, refusal: Option<Refusal>, stage: Stage) {
-        for pieces in every_way(input) {
-            let expected = (requests.to_owned(), refusal, stage);
-            assert_eq!(converse(&pieces), expected, "{}", input.escape_ascii());
+    fn assert_parses(input: &[u8], requests: &str, error: Option<ParseError>, stage: Stage) {
+        for pieces in every_split(input) {
+            let expected = (requests.to_owned(), error, stage);
+            assert_eq!(serve(&pieces), expected, "{}", input.escape_ascii());
         }
     }
 
-    fn assert_refused(input: &[u8], refusal: Refusal) {
-        assert_conversed(input, "", Some(refusal), Stage::Over);
-        // A good request before it is answered, one behind it is not taken.
+    fn assert_fails(input: &[u8], error: ParseError) {
+        assert_parses(input, "", Some(error), Stage::Done);
+        // A good request before it is served, one behind it is not parsed.
         let before = b"GET /before HTTP/1.1\r\nHost: h\r\n\r\n";
         let behind = b"\r\n\r\nGET /behind HTTP/1.1\r\nHost: h\r\n\r\n";
         let input = [before, input, behind].concat();
         for at in before.len()..input.len() {
-            let found = converse(&[&input[..at], &input[at..]]);
-            let expected = ("GET /before".to_owned(), Some(refusal), Stage::Over);
+            let found = serve(&[&input[..at], &input[at..]]);
+            let expected = ("GET /before".to_owned(), Some(error), Stage::Done);
             assert_eq!(found, expected, "{} cut at {at}", input.escape_ascii());
         }
     }
 
     #[test]
-    fn requests_are_taken_one_after_the_other() {
+    fn parses_requests_one_after_another() {
         const CASES: &[(&[u8], &str, Stage)] = &[
             (b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n", "GET /a", Stage::Idle),
             (
@@ -523,12 +539,18 @@ mod tests {
                 Stage::Idle,
             ),
             (
+                b"PUT /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: , chunked\r\n\
+                Expect: \r\n\r\n1\r\na\r\n0\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\n",
+                "PUT /a, GET /b",
+                Stage::Idle,
+            ),
+            (
                 b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n\
                 GET /b HTTP/1.1\r\nHost: h\r\n\r\n",
                 "POST /a, GET /b",
                 Stage::Idle,
             ),
-            // A body that looks like a request is none.
+            // A body that looks like a request.
             (
                 b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 32\r\n\r\n\
                 GET /b HTTP/1.1\r\nHost: h\r\nX: 1\r\n\
@@ -542,7 +564,7 @@ mod tests {
                 "",
                 Stage::Body,
             ),
-            // Empty lines before a request line, each time a few.
+            // Up to four empty lines before each request line.
             (
                 b"\r\n\r\n\r\n\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n\
                 \r\n\r\n\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\n\r\n",
@@ -552,29 +574,29 @@ mod tests {
             (b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n\r", "GET /a", Stage::Head),
             (b"GET /a HTTP/1.1\r\nHost: h\r\n", "", Stage::Head),
             (b"", "", Stage::Idle),
-            // After the last request nothing is taken, whatever it is.
+            // Bytes behind the last request are ignored.
             (
                 b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: x, CLOSE\r\n\r\n\
                 GET /b HTTP/1.1\r\nHost: h\r\n\r\n\0",
                 "GET /a",
-                Stage::Over,
+                Stage::Done,
             ),
             (
                 b"POST /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 2\r\n\r\n\
                 \0\0\0",
                 "POST /a",
-                Stage::Over,
+                Stage::Done,
             ),
-            (b"GET /a HTTP/1.0\r\n\r\nGET /b HTTP/1.0\r\n\r\n", "GET /a", Stage::Over),
+            (b"GET /a HTTP/1.0\r\n\r\nGET /b HTTP/1.0\r\n\r\n", "GET /a", Stage::Done),
             (
                 b"GET /a HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\nGET /b HTTP/1.0\r\n\r\n",
                 "GET /a, GET /b",
-                Stage::Over,
+                Stage::Done,
             ),
             (
                 b"GET /a HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\nGET /b HTTP/1.0\r\n\r\n",
                 "GET /a",
-                Stage::Over,
+                Stage::Done,
             ),
             (
                 b"POST /a HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\n\0\
@@ -584,19 +606,19 @@ mod tests {
             ),
         ];
         for (input, requests, stage) in CASES {
-            assert_conversed(input, requests, None, *stage);
+            assert_parses(input, requests, None, *stage);
         }
     }
 
     #[test]
-    fn a_head_that_comes_again_is_taken_as_before() {
+    fn parses_a_repeated_head_as_before() {
         let head = "GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
         for (again, request, stage) in [
             (head, ", GET /a", Stage::Idle),
             ("\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n", ", GET /a", Stage::Idle),
             ("GET /a HTTP/1.1\r\nHost: i\r\n\r\n", ", GET /a", Stage::Idle),
             ("GET /b HTTP/1.1\r\nHost: h\r\n\r\n", ", GET /b", Stage::Idle),
-            ("GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", ", GET /a", Stage::Over),
+            ("GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", ", GET /a", Stage::Done),
             ("GET /a HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na", ", GET /a", Stage::Idle),
             ("GET /a HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n", "", Stage::Body),
             ("GET /a HTTP/1.1\r\nHost: h\r\n\r", "", Stage::Head),
@@ -604,30 +626,30 @@ mod tests {
         ] {
             let input = [head, head, again].concat();
             let requests = ["GET /a, GET /a", request].concat();
-            assert_conversed(input.as_bytes(), &requests, None, stage);
+            assert_parses(input.as_bytes(), &requests, None, stage);
         }
         for head in [
             &b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"[..],
             b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n",
             b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
         ] {
-            let mut conversation = Conversation::new(LIMITS);
-            let mut answer_to = |head| {
-                let (_, asked, _) = hear(&mut conversation, head);
-                conversation.reply(asked[0], &answer("x"), Then::Keep, DATE);
-                send_all(&mut conversation)
+            let mut conn = ServerConn::new(LIMITS);
+            let mut response_to = |head| {
+                let (_, contexts, _) = parse(&mut conn, head);
+                conn.respond(contexts[0], &ok("x"), KeepAlive::Keep, &common());
+                send_all(&mut conn)
             };
-            let first = answer_to(head);
-            assert_eq!(answer_to(head), first, "{}", head.escape_ascii());
-            answer_to(b"GET / HTTP/1.1\r\nHost: another\r\n\r\n");
-            assert_eq!(answer_to(head), first, "{}", head.escape_ascii());
+            let first = response_to(head);
+            assert_eq!(response_to(head), first, "{}", head.escape_ascii());
+            response_to(b"GET / HTTP/1.1\r\nHost: another\r\n\r\n");
+            assert_eq!(response_to(head), first, "{}", head.escape_ascii());
         }
     }
 
     #[test]
-    fn what_cannot_be_trusted_is_refused_for_good() {
-        use Refusal::{Expectation, Field, Host, StartLine, Target, Version};
-        const CASES: &[(&[u8], Refusal)] = &[
+    fn rejects_malformed_requests_for_good() {
+        use ParseError::{Expectation, Field, Host, StartLine, Target, Version};
+        const CASES: &[(&[u8], ParseError)] = &[
             // Other protocols: TLS, SOCKS, HTTP/2, and noise.
             (b"\x16\x03\x01\x02\x00\x01", StartLine),
             (b"\x05\x01\x00", StartLine),
@@ -647,7 +669,17 @@ mod tests {
             (b"GET / HTTP/1.1\r\nHost: h\r\n\n", Field),
             (b"GET / HTTP/1.1\r\nHost: h\r\n\n\r\n", Field),
             (b"GET / HTTP/1.1\r\nHost: h\r\nX: y\rZ: z\r\n\r\n", Field),
-            // The rest of a head.
+            // Lines that make no request head, of other protocols too.
+            (b"GET /\r\n", StartLine),
+            (b"PING\r\n", StartLine),
+            (b"PROXY UNKNOWN\r\n", StartLine),
+            (b"SSH-2.0-OpenSSH_9.6\r\n", StartLine),
+            (b"HTTP/1.1 200 OK\r\n", StartLine),
+            (b"GET / HTTP/2.0\r\n", Version),
+            (b"GET /# HTTP/1.1\r\n", Target),
+            // The first line counts, not those behind it.
+            (b"GET /\r\nX: y\n", StartLine),
+            (b"GET /\r\nX : y\r\n\r\n", StartLine),
             (b"GET /\r\n\r\n", StartLine),
             (b"GET / HTTP/0.9\r\n\r\n", Version),
             (b"GET /# HTTP/1.1\r\nHost: h\r\n\r\n", Target),
@@ -656,20 +688,27 @@ mod tests {
             (b"GET / HTTP/1.1\r\nHost : h\r\n\r\n", Field),
             (b"GET / HTTP/1.1\r\nHost: h\r\nExpect: x\r\n\r\n", Expectation),
         ];
-        for (input, refusal) in CASES {
-            assert_refused(input, *refusal);
+        for (input, error) in CASES {
+            assert_fails(input, *error);
         }
     }
 
     #[test]
-    fn a_length_that_another_reader_could_see_differently_is_refused() {
-        use Refusal::{Chunk, Coding, Field, Framing, Length};
-        const CASES: &[(&[u8], Refusal)] = &[
-            // What follows a good request line and Host.
+    fn rejects_a_bad_request_line_before_a_long_head() {
+        let input = [&b"GET /\r\nX: "[..], &[b'a'; 200]].concat();
+        assert_parses(&input, "", Some(ParseError::StartLine), Stage::Done);
+    }
+
+    #[test]
+    fn rejects_an_ambiguous_length() {
+        use ParseError::{Chunk, Coding, Field, Framing, Length};
+        const CASES: &[(&[u8], ParseError)] = &[
+            // These follow a good request line and Host.
             (b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Framing),
             (b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", Framing),
             (b"Transfer-Encoding: x\r\nContent-Length: 5\r\n\r\nhello", Framing),
             (b"Transfer-Encoding:\r\nContent-Length: 0\r\n\r\n", Framing),
+            (b"Transfer-Encoding: , \r\n\r\n", Framing),
             (b"Transfer-Encoding: identity\r\n\r\n", Framing),
             (b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", Framing),
             (b"Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n\r\n", Framing),
@@ -690,43 +729,20 @@ mod tests {
             (b"Transfer-Encoding: chunked\r\n\r\n1\na\n0\n\n", Chunk),
             (b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n", Chunk),
             (b"Transfer-Encoding: chunked\r\n\r\n1;a\nb\r\na\r\n0\r\n\r\n", Chunk),
+            (b"Transfer-Encoding: chunked\r\n\r\n1;\r\na\r\n0\r\n\r\n", Chunk),
+            (b"Transfer-Encoding: chunked\r\n\r\n1 \r\na\r\n0\r\n\r\n", Chunk),
             (b"Transfer-Encoding: chunked\r\n\r\n10000000000000001\r\n", Chunk),
             (b"Transfer-Encoding: chunked\r\n\r\n0\r\nGET / HTTP/1.1\r\n", Chunk),
         ];
-        for (rest, refusal) in CASES {
-            assert_refused(&[b"POST / HTTP/1.1\r\nHost: h\r\n", *rest].concat(), *refusal);
+        for (rest, error) in CASES {
+            assert_fails(&[b"POST / HTTP/1.1\r\nHost: h\r\n", *rest].concat(), *error);
         }
         let in_10 = b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
-        assert_refused(in_10, Framing);
+        assert_fails(in_10, Framing);
     }
 
     #[test]
-    fn a_refusal_shows_its_peer_the_status() {
-        for (refusal, code) in [
-            (Refusal::StartLine, 400),
-            (Refusal::Version, 505),
-            (Refusal::Target, 400),
-            (Refusal::TargetTooLong, 414),
-            (Refusal::Field, 400),
-            (Refusal::HeadTooLarge, 431),
-            (Refusal::Host, 400),
-            (Refusal::Length, 400),
-            (Refusal::Framing, 400),
-            (Refusal::Coding, 501),
-            (Refusal::Chunk, 400),
-            (Refusal::TrailersTooLarge, 431),
-            (Refusal::BodyTooLarge, 413),
-            (Refusal::Expectation, 417),
-            (Refusal::Slow, 408),
-            (Refusal::Crowded, 503),
-            (Refusal::Overloaded, 503),
-        ] {
-            assert_eq!(refusal.status().code(), code, "{refusal}");
-        }
-    }
-
-    #[test]
-    fn a_head_may_be_as_long_as_the_limit_and_no_longer() {
+    fn accepts_a_head_up_to_the_limit() {
         const MAX: usize = LIMITS.head_bytes_max;
         let fitting = |line: &str, end: &str, length: usize| {
             let filling = "a".repeat(length - line.len() - end.len());
@@ -743,55 +759,55 @@ mod tests {
             };
             for before in ["", "\r\n\r\n"] {
                 let input = [before.as_bytes(), &fitting(line, end, MAX)].concat();
-                assert_conversed(&input, &format!("GET /{path}"), None, Stage::Idle);
+                assert_parses(&input, &format!("GET /{path}"), None, Stage::Idle);
                 for over in [1, 2, 3, 4, 5, 10] {
                     let input = [before.as_bytes(), &fitting(line, end, MAX + over)].concat();
-                    assert_conversed(&input, "", Some(Refusal::HeadTooLarge), Stage::Over);
+                    assert_parses(&input, "", Some(ParseError::HeadTooLarge), Stage::Done);
                 }
             }
         }
         // A request line that alone is too long: its LF is the first byte over, or never comes.
         let line = fitting("GET /", " HTTP/1.1\r\n", MAX);
-        assert_conversed(&line, "", None, Stage::Head);
+        assert_parses(&line, "", None, Stage::Head);
         let over = [&line, &b"\r\n"[..]].concat();
-        assert_conversed(&over, "", Some(Refusal::HeadTooLarge), Stage::Over);
+        assert_parses(&over, "", Some(ParseError::HeadTooLarge), Stage::Done);
         for over in [1, 2, 100] {
             let line = fitting("GET /", " HTTP/1.1\r\n", MAX + over);
-            assert_conversed(&line, "", Some(Refusal::TargetTooLong), Stage::Over);
+            assert_parses(&line, "", Some(ParseError::TargetTooLong), Stage::Done);
         }
-        assert_conversed(&[b'a'; MAX + 1], "", Some(Refusal::TargetTooLong), Stage::Over);
+        assert_parses(&[b'a'; MAX + 1], "", Some(ParseError::TargetTooLong), Stage::Done);
     }
 
     #[test]
-    fn what_stands_behind_the_limit_of_a_head_does_not_matter() {
+    fn ignores_bytes_behind_the_limit_of_a_head() {
         let field = [&b"GET / HTTP/1.1\r\nX: "[..], &[b'a'; 200]].concat();
-        for (start, refusal) in
-            [(&[b'a'; 200][..], Refusal::TargetTooLong), (&field, Refusal::HeadTooLarge)]
+        for (start, error) in
+            [(&[b'a'; 200][..], ParseError::TargetTooLong), (&field, ParseError::HeadTooLarge)]
         {
             for end in [&b"\n"[..], b"\r\n", b"\r\n\r\n", b"\n\n", b"\0"] {
-                assert_conversed(&[start, end].concat(), "", Some(refusal), Stage::Over);
+                assert_parses(&[start, end].concat(), "", Some(error), Stage::Done);
             }
         }
     }
 
     #[test]
-    fn fields_are_bounded_in_number_too() {
+    fn limits_the_number_of_fields() {
         let limits = Limits { head_bytes_max: 16 << 10, ..LIMITS };
-        for (more, expected) in [(127, None), (128, Some(Refusal::HeadTooLarge))] {
-            let mut conversation = Conversation::new(limits);
+        for (more, expected) in [(127, None), (128, Some(ParseError::HeadTooLarge))] {
+            let mut conn = ServerConn::new(limits);
             let input = [b"GET / HTTP/1.1\r\nHost: h\r\n", &b"X:\r\n".repeat(more)[..], b"\r\n"];
-            assert_eq!(hear(&mut conversation, &input.concat()).2, expected, "{more}");
+            assert_eq!(parse(&mut conn, &input.concat()).2, expected, "{more}");
         }
     }
 
     #[test]
-    fn a_body_may_be_as_long_as_the_limit_and_no_longer() {
-        const TOO_LARGE: Option<Refusal> = Some(Refusal::BodyTooLarge);
-        const TRAILERS_TOO_LARGE: Option<Refusal> = Some(Refusal::TrailersTooLarge);
+    fn accepts_a_body_up_to_the_limit() {
+        const TOO_LARGE: Option<ParseError> = Some(ParseError::BodyTooLarge);
+        const TRAILERS_TOO_LARGE: Option<ParseError> = Some(ParseError::TrailersTooLarge);
         let (body, much) = ("a".repeat(32), "a".repeat(160));
         let sized = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: ";
         let chunked = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
-        for (input, refusal) in [
+        for (input, error) in [
             (format!("{sized}32\r\n\r\n{body}"), None),
             (format!("{sized}33\r\n\r\n"), TOO_LARGE),
             (format!("{sized}18446744073709551615\r\n\r\n"), TOO_LARGE),
@@ -803,17 +819,17 @@ mod tests {
             (format!("{chunked}0;{much}\r\n\r\n"), TRAILERS_TOO_LARGE),
             (format!("{chunked}0\r\nX: {much}\r\n\r\n"), TRAILERS_TOO_LARGE),
         ] {
-            let (requests, stage) = match refusal {
+            let (requests, stage) = match error {
                 None => ("POST /", Stage::Idle),
-                Some(_) => ("", Stage::Over),
+                Some(_) => ("", Stage::Done),
             };
-            assert_conversed(input.as_bytes(), requests, refusal, stage);
+            assert_parses(input.as_bytes(), requests, error, stage);
         }
     }
 
     #[test]
-    fn a_stage_says_what_is_waited_for() {
-        use Stage::{Body, Head, Idle, Over};
+    fn the_stage_follows_the_bytes() {
+        use Stage::{Body, Done, Head, Idle};
         let steps: &[(&[u8], Stage)] = &[
             (b"", Idle),
             (b"\r", Head),
@@ -828,130 +844,138 @@ mod tests {
             (b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", Body),
             (b"1\r\na\r\n0\r\n\r", Body),
             (b"\nG", Head),
-            (b"ET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", Over),
-            (b"GET", Over),
+            (b"ET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", Done),
+            (b"GET", Done),
         ];
-        let mut conversation = Conversation::new(LIMITS);
+        let mut conn = ServerConn::new(LIMITS);
         for (bytes, stage) in steps {
-            hear(&mut conversation, bytes);
-            assert_eq!(conversation.stage(), *stage, "{}", bytes.escape_ascii());
-            let caught_up = bytes.ends_with(b"\n") && matches!(stage, Idle | Over);
-            let caught_up = caught_up || matches!(*bytes, b"" | b"b");
-            assert_eq!(conversation.is_caught_up(), caught_up, "{}", bytes.escape_ascii());
+            parse(&mut conn, bytes);
+            assert_eq!(conn.stage(), *stage, "{}", bytes.escape_ascii());
+            let is_consumed = bytes.ends_with(b"\n") && matches!(stage, Idle | Done);
+            let is_consumed = is_consumed || matches!(*bytes, b"" | b"b");
+            assert_eq!(conn.is_input_consumed(), is_consumed, "{}", bytes.escape_ascii());
         }
-        let mut conversation = Conversation::new(LIMITS);
-        conversation.receive(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-        conversation.end();
-        assert_eq!(conversation.stage(), Over);
-        assert!(matches!(conversation.request(), Ok(None)));
+        let mut conn = ServerConn::new(LIMITS);
+        conn.receive(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        conn.close_read();
+        assert_eq!(conn.stage(), Done);
+        assert!(matches!(conn.request(), Ok(None)));
     }
 
     #[test]
-    fn answers_are_written_in_the_order_given() {
-        let mut conversation = Conversation::new(LIMITS);
+    fn writes_responses_in_order() {
+        let mut conn = ServerConn::new(LIMITS);
         let input = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\nHEAD /b HTTP/1.1\r\nHost: h\r\n\r\n\
             GET /c HTTP/1.0\r\nConnection: keep-alive\r\n\r\n\
             GET /d HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n\
             GET /e HTTP/1.1\r\nHost: h\r\n\r\n";
-        let (requests, asked, refusal) = hear(&mut conversation, input);
+        let (requests, contexts, error) = parse(&mut conn, input);
         assert_eq!(requests, ["GET /a", "HEAD /b", "GET /c", "GET /d"]);
-        assert_eq!(refusal, None);
+        assert_eq!(error, None);
         let mut expected = String::new();
-        for (by, (body, connection)) in asked.into_iter().zip([
+        for (context, (body, connection)) in contexts.into_iter().zip([
             ("one", None),
             ("two", None),
-            ("three", Some(Then::Keep)),
-            ("four", Some(Then::Close)),
+            ("three", Some(KeepAlive::Keep)),
+            ("four", Some(KeepAlive::Close)),
         ]) {
-            conversation.reply(by, &answer(body), Then::Keep, DATE);
-            let written = written(&answer(body), connection);
-            // To HEAD, the very head of the answer to GET.
+            conn.respond(context, &ok(body), KeepAlive::Keep, &common());
+            let written = written(&ok(body), connection);
+            // HEAD: the head of the response to GET.
             expected.push_str(written.strip_suffix("two").unwrap_or(&written));
         }
-        // It is sent in whatever portions the socket takes.
+        // The socket takes a few bytes at a time.
         let mut sent = Vec::new();
-        while let Some(portion) = conversation.outgoing().chunks(7).next() {
+        while let Some(portion) = conn.outgoing().chunks(7).next() {
             sent.extend_from_slice(portion);
             let count = portion.len();
-            conversation.sent(count);
+            conn.sent(count);
         }
         assert_eq!(String::from_utf8(sent).unwrap(), expected);
     }
 
     #[test]
-    fn an_answer_that_closes_ends_the_taking() {
-        for (request, then, connection) in [
-            (&b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"[..], Then::Keep, None),
-            (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", Then::Close, Some(Then::Close)),
-            (b"GET / HTTP/1.0\r\n\r\n", Then::Keep, Some(Then::Close)),
-            (b"GET / HTTP/1.0\r\n\r\n", Then::Close, Some(Then::Close)),
-            (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", Then::Keep, Some(Then::Keep)),
-            (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", Then::Close, Some(Then::Close)),
+    fn takes_no_request_after_a_closing_response() {
+        for (request, keep_alive, connection) in [
+            (&b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"[..], KeepAlive::Keep, None),
+            (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", KeepAlive::Close, Some(KeepAlive::Close)),
+            (b"GET / HTTP/1.0\r\n\r\n", KeepAlive::Keep, Some(KeepAlive::Close)),
+            (b"GET / HTTP/1.0\r\n\r\n", KeepAlive::Close, Some(KeepAlive::Close)),
+            (
+                b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+                KeepAlive::Keep,
+                Some(KeepAlive::Keep),
+            ),
+            (
+                b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+                KeepAlive::Close,
+                Some(KeepAlive::Close),
+            ),
         ] {
             let case = request.escape_ascii();
-            let mut conversation = Conversation::new(LIMITS);
-            let (_, asked, _) = hear(&mut conversation, request);
-            conversation.reply(asked[0], &answer("x"), then, DATE);
-            assert_eq!(send_all(&mut conversation), written(&answer("x"), connection), "{case}");
-            let closes = connection == Some(Then::Close);
-            assert_eq!(conversation.stage() == Stage::Over, closes, "{case}");
-            let (requests, ..) = hear(&mut conversation, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+            let mut conn = ServerConn::new(LIMITS);
+            let (_, contexts, _) = parse(&mut conn, request);
+            conn.respond(contexts[0], &ok("x"), keep_alive, &common());
+            assert_eq!(send_all(&mut conn), written(&ok("x"), connection), "{case}");
+            let closes = connection == Some(KeepAlive::Close);
+            assert_eq!(conn.stage() == Stage::Done, closes, "{case}");
+            let (requests, ..) = parse(&mut conn, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
             assert_eq!(requests.is_empty(), closes, "{case}");
         }
-        let mut conversation = Conversation::new(LIMITS);
-        let (_, asked, _) = hear(&mut conversation, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-        conversation.reply(asked[0].last(), &answer("x"), Then::Keep, DATE);
-        assert_eq!(send_all(&mut conversation), written(&answer("x"), Some(Then::Close)));
-        assert_eq!(conversation.stage(), Stage::Over);
+        let mut conn = ServerConn::new(LIMITS);
+        let (_, contexts, _) = parse(&mut conn, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        conn.respond(contexts[0].closing(), &ok("x"), KeepAlive::Keep, &common());
+        assert_eq!(send_all(&mut conn), written(&ok("x"), Some(KeepAlive::Close)));
+        assert_eq!(conn.stage(), Stage::Done);
     }
 
     #[test]
-    fn a_refusal_is_answered_after_the_answers_before_it() {
-        let mut conversation = Conversation::new(LIMITS);
-        let (_, asked, refusal) =
-            hear(&mut conversation, b"GET / HTTP/1.1\r\nHost: h\r\n\r\nGET / HTTP/1.1\r\n\r\n");
-        assert_eq!(refusal, Some(Refusal::Host));
-        conversation.reply(asked[0], &answer("x"), Then::Keep, DATE);
-        assert_eq!(conversation.request().map(drop), Err(Refusal::Host));
-        let sorry = Response::json(Status::BadRequest, &b"sorry"[..]);
-        conversation.reply(Asked::NOTHING, &sorry, Then::Keep, DATE);
+    fn writes_the_response_to_an_error_after_earlier_responses() {
+        let mut conn = ServerConn::new(LIMITS);
+        let (_, contexts, error) =
+            parse(&mut conn, b"GET / HTTP/1.1\r\nHost: h\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+        assert_eq!(error, Some(ParseError::Host));
+        conn.respond(contexts[0], &ok("x"), KeepAlive::Keep, &common());
+        assert_eq!(conn.request().map(drop), Err(ParseError::Host));
+        let bad = Response::json(Status::BadRequest, &b"bad"[..]);
+        conn.respond(ResponseContext::NO_REQUEST, &bad, KeepAlive::Keep, &common());
         assert_eq!(
-            send_all(&mut conversation),
-            written(&answer("x"), None) + &written(&sorry, Some(Then::Close))
+            send_all(&mut conn),
+            written(&ok("x"), None) + &written(&bad, Some(KeepAlive::Close))
         );
-        assert_eq!(conversation.stage(), Stage::Over);
+        assert_eq!(conn.stage(), Stage::Done);
     }
 
     #[test]
-    fn who_waits_to_continue_is_told_to() {
+    fn sends_100_continue_to_a_client_that_waits() {
         const EXPECTS: &str = "POST /a HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n";
         for (framing, body) in [
             ("Content-Length: 5\r\n\r\n", "hello"),
             ("Transfer-Encoding: chunked\r\n\r\n", "1\r\na\r\n0\r\n\r\n"),
         ] {
-            let mut conversation = Conversation::new(LIMITS);
+            let mut conn = ServerConn::new(LIMITS);
             let head = [EXPECTS, framing].concat();
-            assert_eq!(hear(&mut conversation, head.as_bytes()).0, [""; 0]);
-            assert_eq!(send_all(&mut conversation), CONTINUE);
-            // Once is enough.
-            hear(&mut conversation, b"");
-            assert_eq!(send_all(&mut conversation), "");
-            let (requests, asked, _) = hear(&mut conversation, body.as_bytes());
+            assert_eq!(parse(&mut conn, head.as_bytes()).0, [""; 0]);
+            assert_eq!(send_all(&mut conn), CONTINUE);
+            // Only once.
+            parse(&mut conn, b"");
+            assert_eq!(send_all(&mut conn), "");
+            let (requests, contexts, _) = parse(&mut conn, body.as_bytes());
             assert_eq!(requests, ["POST /a"]);
-            assert_eq!(send_all(&mut conversation), "");
-            conversation.reply(asked[0], &answer("x"), Then::Keep, DATE);
-            assert_eq!(send_all(&mut conversation), written(&answer("x"), None));
-            // Nobody waits whose body has begun to come.
+            assert_eq!(send_all(&mut conn), "");
+            conn.respond(contexts[0], &ok("x"), KeepAlive::Keep, &common());
+            assert_eq!(send_all(&mut conn), written(&ok("x"), None));
+            // A client whose body has begun does not wait.
             for start in 1..=body.len() {
-                let mut conversation = Conversation::new(LIMITS);
-                hear(&mut conversation, [&head, &body[..start]].concat().as_bytes());
-                assert_eq!(send_all(&mut conversation), "", "{framing}{}", &body[..start]);
+                let mut conn = ServerConn::new(LIMITS);
+                parse(&mut conn, [&head, &body[..start]].concat().as_bytes());
+                assert_eq!(send_all(&mut conn), "", "{framing}{}", &body[..start]);
             }
         }
     }
 
     #[test]
-    fn who_does_not_wait_to_continue_is_not_told_to() {
+    fn sends_no_100_continue_to_a_client_that_does_not_wait() {
         for head in [
             "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n",
             "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n\r\n",
@@ -961,81 +985,81 @@ mod tests {
             // RFC 9110 10.1.1: an HTTP/1.0 client cannot wait for it.
             "POST / HTTP/1.0\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
         ] {
-            let mut conversation = Conversation::new(LIMITS);
-            hear(&mut conversation, head.as_bytes());
-            assert_eq!(send_all(&mut conversation), "", "{head}");
+            let mut conn = ServerConn::new(LIMITS);
+            parse(&mut conn, head.as_bytes());
+            assert_eq!(send_all(&mut conn), "", "{head}");
         }
     }
 
     #[test]
-    fn the_word_to_continue_waits_for_the_answers_before_it() {
-        let mut conversation = Conversation::new(LIMITS);
+    fn sends_100_continue_after_earlier_responses() {
+        let mut conn = ServerConn::new(LIMITS);
         let input = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\n\
             PUT /c HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
-        let (requests, asked, _) = hear(&mut conversation, input);
+        let (requests, contexts, _) = parse(&mut conn, input);
         assert_eq!(requests, ["GET /a", "GET /b"]);
-        assert_eq!(conversation.stage(), Stage::Body);
-        let [first, second] = asked.try_into().unwrap();
-        assert_eq!(send_all(&mut conversation), "");
-        conversation.reply(first, &answer("x"), Then::Keep, DATE);
-        assert_eq!(send_all(&mut conversation), written(&answer("x"), None));
-        conversation.reply(second, &answer("y"), Then::Keep, DATE);
-        assert_eq!(send_all(&mut conversation), written(&answer("y"), None) + CONTINUE);
-        assert_eq!(hear(&mut conversation, b"hello").0, ["PUT /c"]);
+        assert_eq!(conn.stage(), Stage::Body);
+        let [first, second] = contexts.try_into().unwrap();
+        assert_eq!(send_all(&mut conn), "");
+        conn.respond(first, &ok("x"), KeepAlive::Keep, &common());
+        assert_eq!(send_all(&mut conn), written(&ok("x"), None));
+        conn.respond(second, &ok("y"), KeepAlive::Keep, &common());
+        assert_eq!(send_all(&mut conn), written(&ok("y"), None) + CONTINUE);
+        assert_eq!(parse(&mut conn, b"hello").0, ["PUT /c"]);
     }
 
     #[test]
-    fn nobody_is_told_to_continue_what_is_not_taken_any_more() {
+    fn sends_no_100_continue_for_a_request_it_will_not_take() {
         const EXPECTS: &str = "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n\
             Transfer-Encoding: chunked\r\n\r\n";
-        let sorry = Response::json(Status::BadRequest, &b"sorry"[..]);
-        let refused = written(&sorry, Some(Then::Close));
+        let bad = Response::json(Status::BadRequest, &b"bad"[..]);
+        let rejected = written(&bad, Some(KeepAlive::Close));
         // Its body is malformed.
-        let mut conversation = Conversation::new(LIMITS);
-        let (.., refusal) = hear(&mut conversation, [EXPECTS, "x"].concat().as_bytes());
-        assert_eq!(refusal, Some(Refusal::Chunk));
-        conversation.reply(Asked::NOTHING, &sorry, Then::Close, DATE);
-        assert_eq!(send_all(&mut conversation), refused);
-        // It took too long, or was closed upon, while an earlier answer was awaited.
-        for then in [Then::Keep, Then::Close] {
-            let mut conversation = Conversation::new(LIMITS);
+        let mut conn = ServerConn::new(LIMITS);
+        let (.., error) = parse(&mut conn, [EXPECTS, "x"].concat().as_bytes());
+        assert_eq!(error, Some(ParseError::Chunk));
+        conn.respond(ResponseContext::NO_REQUEST, &bad, KeepAlive::Close, &common());
+        assert_eq!(send_all(&mut conn), rejected);
+        // The connection stops taking requests while an earlier response is due.
+        for keep_alive in [KeepAlive::Keep, KeepAlive::Close] {
+            let mut conn = ServerConn::new(LIMITS);
             let input = ["GET / HTTP/1.1\r\nHost: h\r\n\r\n", EXPECTS].concat();
-            let (_, asked, _) = hear(&mut conversation, input.as_bytes());
-            if then == Then::Keep {
-                conversation.end();
+            let (_, contexts, _) = parse(&mut conn, input.as_bytes());
+            if keep_alive == KeepAlive::Keep {
+                conn.close_read();
             }
-            conversation.reply(asked[0], &answer("x"), then, DATE);
-            let connection = Some(then).filter(|then| *then == Then::Close);
-            assert_eq!(send_all(&mut conversation), written(&answer("x"), connection), "{then:?}");
+            conn.respond(contexts[0], &ok("x"), keep_alive, &common());
+            let connection = Some(keep_alive).filter(|keep_alive| *keep_alive == KeepAlive::Close);
+            assert_eq!(send_all(&mut conn), written(&ok("x"), connection), "{keep_alive:?}");
         }
     }
 
     #[test]
-    fn whoever_is_waited_for_holds_no_room_but_for_what_is_under_way() {
+    fn shrinks_buffers_to_the_bytes_under_way() {
         let limits = Limits { head_bytes_max: 128, body_bytes_max: 60_000 };
         let body = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\n";
         let body = [&body[..], &b"x".repeat(60_000)].concat();
         let heads = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(2000);
         for (input, requests) in [(body, 1), (heads, 2000)] {
-            let mut conversation = Conversation::new(limits);
+            let mut conn = ServerConn::new(limits);
             let (most, last) = input.split_at(input.len() - 1);
-            let (before, asked, _) = hear(&mut conversation, most);
-            for by in asked {
-                conversation.reply(by, &answer("x"), Then::Keep, DATE);
+            let (before, contexts, _) = parse(&mut conn, most);
+            for context in contexts {
+                conn.respond(context, &ok("x"), KeepAlive::Keep, &common());
             }
-            send_all(&mut conversation);
-            assert!(conversation.rest().is_none());
-            assert!(conversation.room.capacity() < 2 * SPARE_BYTES_MAX);
-            let (after, ..) = hear(&mut conversation, last);
+            send_all(&mut conn);
+            assert!(conn.detach_or_shrink().is_none());
+            assert!(conn.capacity() < 2 * SPARE_BYTES_MAX);
+            let (after, ..) = parse(&mut conn, last);
             assert_eq!(before.len() + after.len(), requests);
         }
     }
 
     #[test]
-    fn buffers_are_given_back_when_no_bytes_are_under_way() {
-        let mut conversation = Conversation::new(LIMITS);
-        assert!(conversation.is_resting());
-        let mut room = Room::default();
+    fn detaches_buffers_when_no_bytes_are_under_way() {
+        let mut conn = ServerConn::new(LIMITS);
+        assert!(!conn.has_buffers());
+        let mut buffers = Box::<Buffers>::default();
         for (before, behind) in [
             ("GET /", "a HTTP/1.1\r\nHost: hosts\r\n\r\n"),
             ("GET /a HTTP/1.1\r\nHost: host\r\n\r", "\n"),
@@ -1046,43 +1070,43 @@ mod tests {
                 "0\r\n\r\n\r\n",
             ),
         ] {
-            conversation.lend(room);
-            assert_eq!(hear(&mut conversation, before.as_bytes()).0, [""; 0], "{before}");
-            assert!(conversation.rest().is_none(), "within a request: {before}");
-            let (requests, asked, _) = hear(&mut conversation, behind.as_bytes());
+            conn.attach(buffers);
+            assert_eq!(parse(&mut conn, before.as_bytes()).0, [""; 0], "{before}");
+            assert!(conn.detach_or_shrink().is_none(), "within a request: {before}");
+            let (requests, contexts, _) = parse(&mut conn, behind.as_bytes());
             assert_eq!(requests, ["GET /a"], "{before}");
-            // A request whose answer is awaited needs no bytes.
-            room = conversation.rest().unwrap();
-            assert!(room.capacity() > 0 && conversation.is_resting());
-            conversation.lend(room);
-            conversation.reply(asked[0], &answer("x"), Then::Keep, DATE);
-            conversation.sent(1);
-            assert!(conversation.rest().is_none(), "within an answer: {before}");
-            let left = send_all(&mut conversation);
-            assert_eq!(left, written(&answer("x"), None)[1..], "{before}");
-            room = conversation.rest().unwrap();
-            assert_eq!(conversation.stage(), Stage::Idle);
+            // A request that waits for its response needs no bytes.
+            buffers = conn.detach_or_shrink().unwrap();
+            assert!(buffers.capacity() > 0 && !conn.has_buffers());
+            conn.attach(buffers);
+            conn.respond(contexts[0], &ok("x"), KeepAlive::Keep, &common());
+            conn.sent(1);
+            assert!(conn.detach_or_shrink().is_none(), "within a response: {before}");
+            let left = send_all(&mut conn);
+            assert_eq!(left, written(&ok("x"), None)[1..], "{before}");
+            buffers = conn.detach_or_shrink().unwrap();
+            assert_eq!(conn.stage(), Stage::Idle);
         }
-        // Nothing is left over from what was there, neither here nor in another conversation.
-        conversation.lend(room);
-        assert_eq!(hear(&mut conversation, b"GET /b HTTP/1.1\r\nHost: h\r\n\r\n").0, ["GET /b"]);
-        room = conversation.rest().unwrap();
-        let mut another = Conversation::new(LIMITS);
-        another.lend(room);
+        // No bytes are left over, neither here nor in another connection.
+        conn.attach(buffers);
+        assert_eq!(parse(&mut conn, b"GET /b HTTP/1.1\r\nHost: h\r\n\r\n").0, ["GET /b"]);
+        buffers = conn.detach_or_shrink().unwrap();
+        let mut another = ServerConn::new(LIMITS);
+        another.attach(buffers);
         assert_eq!((another.stage(), another.outgoing()), (Stage::Idle, &b""[..]));
-        assert_eq!(hear(&mut another, b"").0, [""; 0]);
+        assert_eq!(parse(&mut another, b"").0, [""; 0]);
     }
 
     #[test]
-    fn a_request_shows_its_fields_after_its_body_was_dropped() {
+    fn keeps_the_fields_of_a_request_with_a_body() {
         let input = b"POST /%61 HTTP/1.0\r\nX: y\r\nUser-Agent:  caf\xc3\xa9 \r\n\
             Content-Length: 5\r\n\r\nhelloX";
-        for pieces in every_way(input) {
-            let mut conversation = Conversation::new(LIMITS);
+        for pieces in every_split(input) {
+            let mut conn = ServerConn::new(LIMITS);
             let mut seen = 0;
             for piece in pieces {
-                conversation.receive(piece);
-                let Ok(Some((request, _))) = conversation.request() else { continue };
+                conn.receive(piece);
+                let Ok(Some((request, _))) = conn.request() else { continue };
                 seen += 1;
                 assert_eq!((request.method, &*request.path), (Method::Post, &b"/a"[..]));
                 assert_eq!(request.version, Version::Http10);
@@ -1093,7 +1117,7 @@ mod tests {
     }
 
     #[test]
-    fn no_input_makes_it_keep_more_than_a_head() {
+    fn buffers_at_most_one_head() {
         let chunks = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
         let endless: &[(&str, &str)] = &[
             ("", "\r\n"),
@@ -1111,44 +1135,120 @@ mod tests {
         for (start, more) in endless {
             for piece_bytes in [1, 3, 64] {
                 let input = [start, &*more.repeat(1000)].concat();
-                let mut conversation = Conversation::new(LIMITS);
+                let mut conn = ServerConn::new(LIMITS);
                 for piece in input.as_bytes().chunks(piece_bytes) {
-                    let (_, asked, refusal) = hear(&mut conversation, piece);
-                    for by in asked {
-                        conversation.reply(by, &answer("x"), Then::Keep, DATE);
+                    let (_, contexts, error) = parse(&mut conn, piece);
+                    for context in contexts {
+                        conn.respond(context, &ok("x"), KeepAlive::Keep, &common());
                     }
-                    send_all(&mut conversation);
-                    let kept = conversation.room.inbound().len();
+                    send_all(&mut conn);
+                    let kept = conn.buffers().inbound.unread().len();
                     assert!(kept <= LIMITS.head_bytes_max + piece_bytes, "{kept} of {start}{more}");
-                    if refusal.is_some() {
+                    if error.is_some() {
                         break;
                     }
                 }
-                let capacity = conversation.room.capacity();
+                let capacity = conn.capacity();
                 assert!(capacity <= 2048, "{capacity} for {start}{more}");
             }
         }
     }
 
     #[test]
-    fn a_client_that_always_leaves_a_rest_makes_no_buffer_grow() {
-        let mut conversation = Conversation::new(LIMITS);
+    fn buffers_do_not_grow_for_a_client_that_never_reads_all() {
+        let mut conn = ServerConn::new(LIMITS);
         let mut received = Vec::new();
         for round in 0..2000 {
-            let (_, asked, _) = hear(&mut conversation, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+            let (_, contexts, _) = parse(&mut conn, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
             let body = ["even", "odd"][round % 2];
-            conversation.reply(asked[0], &answer(body), Then::Keep, DATE);
-            let count = conversation.outgoing().len() - 7;
-            received.extend_from_slice(&conversation.outgoing()[..count]);
-            conversation.sent(count);
-            assert!(conversation.room.capacity() <= 1024, "in round {round}");
+            conn.respond(contexts[0], &ok(body), KeepAlive::Keep, &common());
+            let count = conn.outgoing().len() - 7;
+            received.extend_from_slice(&conn.outgoing()[..count]);
+            conn.sent(count);
+            assert!(conn.capacity() <= 1024, "in round {round}");
         }
-        received.extend_from_slice(send_all(&mut conversation).as_bytes());
+        received.extend_from_slice(send_all(&mut conn).as_bytes());
         let received = String::from_utf8(received).unwrap();
         let bodies: Vec<_> = received.split("\r\n\r\n").skip(1).collect();
         assert_eq!(bodies.len(), 2000);
         for pair in bodies.chunks(2) {
             assert!(pair[0].starts_with("even") && pair[1].starts_with("odd"), "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn writes_a_response_to_the_byte() {
+        let written = |response: &Response, common: &CommonFields, connection: &str| {
+            let mut out = b"before".to_vec();
+            write_head(response, common, connection, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let json = Response::json(Status::Ok, &b"{\"a\": 1}\n"[..]);
+        let head = "beforeHTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+            Content-Type: application/json\r\nContent-Length: 9\r\n\r\n";
+        assert_eq!(written(&json, &common(), ""), head);
+        for connection in ["Connection: keep-alive\r\n", "Connection: close\r\n"] {
+            let expected = head.replace("Content-Type", &[connection, "Content-Type"].concat());
+            assert_eq!(written(&json, &common(), connection), expected);
+        }
+        let fields = "Allow: GET, HEAD, OPTIONS\r\n";
+        let not_allowed = Response { status: Status::MethodNotAllowed, fields, ..json.clone() };
+        assert_eq!(
+            written(&not_allowed, &common(), ""),
+            "beforeHTTP/1.1 405 Method Not Allowed\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+            Allow: GET, HEAD, OPTIONS\r\n\
+            Content-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+        );
+        // RFC 9110 8.6: no length in a 204.
+        let no_content = Response { status: Status::NoContent, fields, body: b"".into(), ..json };
+        assert_eq!(
+            written(&no_content, &common(), ""),
+            "beforeHTTP/1.1 204 No Content\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+            Allow: GET, HEAD, OPTIONS\r\n\r\n"
+        );
+        let not_modified = Response { status: Status::NotModified, ..no_content };
+        assert_eq!(
+            written(&not_modified, &common(), ""),
+            "beforeHTTP/1.1 304 Not Modified\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+            Allow: GET, HEAD, OPTIONS\r\n\r\n"
+        );
+        let page = Response {
+            content_type: "text/plain; version=0.0.4; charset=utf-8",
+            ..Response::json(Status::Ok, vec![b'a'; 1050])
+        };
+        assert_eq!(
+            written(&page, &common(), ""),
+            "beforeHTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+            Content-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: 1050\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn writes_the_common_fields_into_each_response() {
+        let common = CommonFields {
+            date: *DATE,
+            lines: "Server: it/1\r\nX-A: b\r\n".to_owned(),
+            served_by: Some("here".to_owned()),
+        };
+        for (served_by, hosts) in [(None, "here"), (Some("one, two"), "one, two, here")] {
+            let response = Response { served_by: served_by.map(Box::from), ..ok("x") };
+            let mut conn = ServerConn::new(LIMITS);
+            conn.respond(ResponseContext::NO_REQUEST, &response, KeepAlive::Close, &common);
+            let expected = format!(
+                "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+                Server: it/1\r\nX-A: b\r\nX-Served-By: {hosts}\r\nConnection: close\r\n\
+                Content-Type: application/json\r\nContent-Length: 1\r\n\r\nx"
+            );
+            assert_eq!(send_all(&mut conn), expected);
+        }
+    }
+
+    #[test]
+    fn writes_numbers_in_full() {
+        for number in [0, 7, 9, 10, 99, 100, 65_535, 1 << 20, usize::MAX] {
+            let mut out = Vec::new();
+            write_decimal(number, &mut out);
+            assert_eq!(out, number.to_string().as_bytes());
         }
     }
 }

@@ -92,8 +92,15 @@ impl Signals {
 
 #[cfg(test)]
 mod tests {
+    use super::executor::{next_deadline, reactor, tasks_len};
     use super::*;
+    use std::cell::{Cell, RefCell};
+    use std::io::Write;
     use std::os::unix::net::UnixStream;
+    use std::rc::Rc;
+    use std::sync::{Arc, Mutex};
+    use std::task::Waker;
+    use std::time::Duration;
 
     /// Runs on a thread of its own, as each thread is one worker.
     fn on_a_worker<T: Send + 'static>(test: impl AsyncFnOnce(Shutdown) -> T + Send + 'static) -> T {
@@ -116,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_is_read_in_order_and_then_the_end() {
+    fn reads_bytes_in_order_and_then_the_end() {
         on_a_worker(async |_| {
             let (ours, mut theirs) = pair();
             let thread = std::thread::spawn(move || {
@@ -136,10 +143,10 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_comes_with_the_last_bytes_is_seen_after_a_short_read() {
+    fn reads_an_end_that_comes_with_the_last_bytes() {
         on_a_worker(async |_| {
             let (ours, mut theirs) = pair();
-            // AsyncFd already, so that bytes and end come in one event.
+            // Registered already, so that bytes and end come in one event.
             assert!(timeout_at(now(), read(&ours)).await.is_none());
             theirs.write_all(b"last").expect("a write");
             drop(theirs);
@@ -149,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_socket_is_written_on_when_there_is_room() {
+    fn continues_to_write_when_a_full_socket_has_room() {
         on_a_worker(async |_| {
             let (ours, mut theirs) = pair();
             let mut sent = 0;
@@ -186,29 +193,10 @@ mod tests {
     }
 
     #[test]
-    fn an_alarm_comes_in_time_and_gives_way_even_if_that_is_over() {
-        on_a_worker(async |_| {
-            let alarm = Alarm::new().expect("a timer");
-            let at = Instant::now() + Duration::from_micros(300);
-            alarm.at(at).await.expect("an alarm");
-            assert!(Instant::now() >= at);
-            // Left before it rang: the next one is none the wiser.
-            assert!(timeout_at(now(), alarm.at(at + Duration::from_secs(3600))).await.is_none());
-            for _ in 0..3 {
-                let seen = Rc::new(Cell::new(false));
-                let other = Rc::clone(&seen);
-                spawn(async move { other.set(true) });
-                alarm.at(at).await.expect("an alarm");
-                assert!(seen.get());
-            }
-        });
-    }
-
-    #[test]
-    fn whoever_waited_last_for_a_source_is_woken_for_each_direction() {
+    fn wakes_the_task_that_waited_last_for_each_direction() {
         on_a_worker(async |_| {
             let (ours, mut theirs) = pair();
-            // Waited for here, and from then on by two tasks, the first of which hands it on.
+            // This task waits first. Then two others do, one of which passes the wait on.
             assert!(timeout_at(now(), read(&ours)).await.is_none());
             let block = vec![7; 64 << 10];
             let write = move |mut io: &UnixStream| io.write(&block);
@@ -248,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_deadlines_each_comes_and_none_too_early() {
+    fn each_of_many_deadlines_comes_and_none_too_early() {
         on_a_worker(async |_| {
             let left = Rc::new(Cell::new(4));
             for wait in [7, 1, 5, 3].map(Duration::from_millis) {
@@ -267,22 +255,49 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_wait_leaves_no_deadline_behind() {
+    fn bytes_that_arrived_before_a_deadline_are_read_although_it_is_over() {
+        on_a_worker(async |_| {
+            // More than the kernel reports in one call.
+            let count = crate::sys::EVENTS_MAX + 8;
+            let (results, at) =
+                (Rc::new(RefCell::new(Vec::new())), now() + Duration::from_nanos(1));
+            let mut peers = Vec::new();
+            for _ in 0..count {
+                let (ours, theirs) = pair();
+                peers.push(theirs);
+                let results = Rc::clone(&results);
+                spawn(async move {
+                    let read = timeout_at(at, read(&ours)).await;
+                    results.borrow_mut().push(read);
+                });
+            }
+            // In the same turn, after all of them have begun to wait.
+            spawn(async move {
+                for mut peer in peers {
+                    peer.write_all(b"x").expect("a write");
+                }
+            });
+            while results.borrow().len() < count {
+                yield_now().await;
+            }
+            assert!(results.borrow().iter().all(|read| read.as_deref() == Some(b"x")));
+        });
+    }
+
+    #[test]
+    fn a_dropped_wait_leaves_no_deadline() {
         on_a_worker(async |_| {
             for _ in 0..1000 {
                 let at = now() + Duration::from_secs(3600);
                 assert!(matches!(select(async {}, sleep_until(at)).await, Either::First(())));
             }
             yield_now().await;
-            worker(|worker| {
-                assert_eq!(worker.next_due.get(), None);
-                assert!(worker.slots.borrow().is_empty());
-            });
+            assert_eq!((next_deadline(), tasks_len()), (None, 0));
         });
     }
 
     #[test]
-    fn whoever_gives_way_lets_the_others_go_first() {
+    fn a_task_that_yields_lets_the_others_run_first() {
         let order = on_a_worker(async |_| {
             let order = Rc::new(RefCell::new(Vec::new()));
             for name in ["a", "b"] {
@@ -306,7 +321,7 @@ mod tests {
     fn a_panic_ends_its_own_task_alone() {
         on_a_worker(async |_| {
             let done = Rc::new(Cell::new(false));
-            spawn(async { panic!("as this test wants it") });
+            spawn(async { panic!("wanted by this test") });
             let ours = Rc::clone(&done);
             spawn(async move { ours.set(true) });
             yield_now().await;
@@ -319,12 +334,12 @@ mod tests {
         on_a_worker(async |_| {
             let shared = Arc::new(Mutex::new((false, None::<Waker>)));
             let theirs = Arc::clone(&shared);
-            let (told, tell) = std::sync::mpsc::channel();
+            let (waiting, is_waiting) = std::sync::mpsc::channel();
             let thread = std::thread::spawn(move || {
-                tell.recv().expect("the worker waits");
+                is_waiting.recv().expect("a worker that waits");
                 let mut state = lock(&theirs);
                 state.0 = true;
-                state.1.take().expect("somebody waits").wake();
+                state.1.take().expect("a waker").wake();
             });
             poll_fn(|cx| {
                 let mut state = lock(&shared);
@@ -332,7 +347,7 @@ mod tests {
                     return Poll::Ready(());
                 }
                 state.1 = Some(cx.waker().clone());
-                let _ = told.send(());
+                let _ = waiting.send(());
                 Poll::Pending
             })
             .await;
@@ -341,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ending_wakes_every_task_of_every_worker() {
+    fn shutdown_wakes_every_task_of_every_worker() {
         let shutdown = Shutdown::default();
         let (waiting, all_wait) = std::sync::mpsc::channel();
         let workers: Vec<_> = (0..2)
@@ -377,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_used_again_and_a_late_wake_harms_nobody() {
+    fn reuses_the_entries_of_tasks_and_descriptors() {
         on_a_worker(async |_| {
             for round in 0..100 {
                 let (ours, mut theirs) = pair();
@@ -392,10 +407,8 @@ mod tests {
                 while !done.get() {
                     yield_now().await;
                 }
-                worker(|worker| {
-                    assert_eq!(executor::tasks_len(), 1, "round {round}");
-                    assert_eq!(executor::sources_len(), 1, "round {round}");
-                });
+                let sources = reactor(|reactor| reactor.sources_len());
+                assert_eq!((tasks_len(), sources), (1, 1), "round {round}");
             }
         });
     }
