@@ -65,9 +65,6 @@ const SETTINGS: [Setting; 5] = [
     },
 ];
 
-/// Longer host names of a backend are left out of X-Served-By.
-const SERVED_BY_BYTES_MAX: usize = 64;
-
 fn main() -> ExitCode {
     service::run(&ABOUT, Frontend::new)
 }
@@ -209,13 +206,5 @@ fn wrap(response: &ReceivedResponse<'_>) -> Outcome {
     body.extend_from_slice(b"{\"return\": ");
     json::rewrite(response.body, &mut body).map_err(|error| Error::Json(error.kind.phrase()))?;
     body.extend_from_slice(b", \"status\": \"[SUCESS]\"}\n");
-    let served_by = response.fields.get("x-served-by").and_then(served_by);
-    Ok(Response { served_by, ..Response::json(Status::Ok, body) })
-}
-
-/// A backend's `X-Served-By` if it is fit to be passed on: short, and visible ASCII.
-fn served_by(value: &[u8]) -> Option<Box<str>> {
-    let is_fit =
-        (1..=SERVED_BY_BYTES_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
-    std::str::from_utf8(value).ok().filter(|_| is_fit).map(Box::from)
+    Ok(Response::json(Status::Ok, body))
 }

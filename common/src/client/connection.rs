@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use super::pool::{ConnectionId, Pipelining, RequestId};
 use super::{Error, Event, Reuse, Shared};
-use crate::http::KeepAlive;
-use crate::http::client::{ClientConn, ReceivedResponse, ResponseError};
+use crate::http::client::{ClientConn, ResponseError};
+use crate::http::{Fields, KeepAlive, Response};
 use crate::rt::{self, AsyncFd, Direction};
 use crate::sys;
 
 /// The `Server` field of a backend that takes pipelined requests begins with this.
 const PIPELINING_SERVER: &[u8] = b"api-backend/";
+/// A longer `X-Served-By` is not passed on.
+const SERVED_BY_BYTES_MAX: usize = 64;
 /// After the last response, how long to wait for the backend to close first. The side that closes
 /// first loses its port for a minute (TIME-WAIT, RFC 9293): with a connection for each request, the
 /// ports would run out.
@@ -57,6 +59,7 @@ pub(super) async fn run(shared: Rc<Shared>, id: ConnectionId, mut retries: VecDe
         retries,
         is_kept: false,
         is_closed: false,
+        backend: Backend::default(),
     };
     let end = poll_fn(|cx| connection.poll(cx)).await;
     if end == Err(Error::Timeout) {
@@ -101,6 +104,15 @@ struct Connection {
     is_kept: bool,
     /// The backend has closed its half.
     is_closed: bool,
+    backend: Backend,
+}
+
+/// What the head of the last response tells of the backend.
+#[derive(Default)]
+struct Backend {
+    pipelining: Pipelining,
+    /// `X-Served-By`, if it is fit to be passed on.
+    served_by: Option<Rc<str>>,
 }
 
 /// Why a connection ends without an error.
@@ -167,16 +179,19 @@ impl Connection {
             if response.status == 408 && keep_alive == KeepAlive::Close && self.is_kept {
                 return Err(ResponseError::Incomplete.into());
             }
-            let outcome = outcome(shared, &response);
-            let is_pipelining = keep_alive == KeepAlive::Keep
-                && response
-                    .fields
-                    .get("server")
-                    .is_some_and(|it| it.starts_with(PIPELINING_SERVER));
-            let pipelining = if is_pipelining { Pipelining::On } else { Pipelining::Off };
+            if !response.is_head_repeated {
+                self.backend = Backend::new(response.fields);
+            }
+            let outcome = match response.status {
+                200 => (shared.convert)(&response),
+                508 => Err(Error::Loop),
+                code => Err(Error::Status(code)),
+            };
+            let Backend { pipelining, served_by } = &self.backend;
+            let outcome = outcome.map(|it| Response { served_by: served_by.clone(), ..it });
             self.is_kept = true;
             let mut pool = shared.pool.borrow_mut();
-            let elapsed = pool.responded(self.entry.id, pipelining, rt::now());
+            let elapsed = pool.responded(self.entry.id, *pipelining, rt::now());
             if let Some(request) = self.in_flight.pop_front() {
                 pool.finish(request, outcome);
             }
@@ -231,14 +246,18 @@ impl Connection {
     }
 }
 
-fn outcome(
-    shared: &Shared,
-    response: &ReceivedResponse<'_>,
-) -> Result<crate::http::Response, Error> {
-    match response.status {
-        200 => (shared.convert)(response),
-        508 => Err(Error::Loop),
-        code => Err(Error::Status(code)),
+impl Backend {
+    fn new(fields: Fields<'_>) -> Backend {
+        let is_ours = fields.get("server").is_some_and(|it| it.starts_with(PIPELINING_SERVER));
+        let is_fit = |value: &&[u8]| {
+            (1..=SERVED_BY_BYTES_MAX).contains(&value.len())
+                && value.iter().all(u8::is_ascii_graphic)
+        };
+        let served_by = fields.get("x-served-by").filter(is_fit);
+        Backend {
+            pipelining: if is_ours { Pipelining::On } else { Pipelining::Off },
+            served_by: served_by.and_then(|it| std::str::from_utf8(it).ok()).map(Rc::from),
+        }
     }
 }
 

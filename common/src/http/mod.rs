@@ -11,6 +11,7 @@ mod parse;
 pub mod server;
 
 use std::borrow::Cow;
+use std::rc::Rc;
 
 pub use error::ParseError;
 pub use parse::Fields;
@@ -174,7 +175,7 @@ pub struct Response {
     /// The reason word of an error, for the log.
     pub reason: Option<&'static str>,
     /// The hosts that served this before this one did, for `X-Served-By`.
-    pub served_by: Option<Box<str>>,
+    pub served_by: Option<Rc<str>>,
 }
 
 impl Response {

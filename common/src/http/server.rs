@@ -1231,7 +1231,7 @@ mod tests {
             served_by: Some("here".to_owned()),
         };
         for (served_by, hosts) in [(None, "here"), (Some("one, two"), "one, two, here")] {
-            let response = Response { served_by: served_by.map(Box::from), ..ok("x") };
+            let response = Response { served_by: served_by.map(Into::into), ..ok("x") };
             let mut conn = ServerConn::new(LIMITS);
             conn.respond(ResponseContext::NO_REQUEST, &response, KeepAlive::Close, &common);
             let expected = format!(

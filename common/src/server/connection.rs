@@ -238,7 +238,13 @@ impl<S: Service> Connection<S> {
             Reply::Ready(response) if self.unanswered.is_empty() => {
                 self.respond(context, &response);
             }
-            reply => self.unanswered.push_back(Unanswered { context, reply }),
+            reply => {
+                // Most clients wait for one response: room for one stays.
+                if self.unanswered.capacity() == 0 {
+                    self.unanswered.reserve_exact(1);
+                }
+                self.unanswered.push_back(Unanswered { context, reply });
+            }
         }
     }
 
@@ -250,6 +256,9 @@ impl<S: Service> Connection<S> {
         if is_last && server.shutdown.is_begun() {
             keep_alive = KeepAlive::Close;
             self.close = Close::Lingering;
+        }
+        if !self.conn.has_buffers() {
+            self.conn.attach(server.acquire_buffers());
         }
         self.conn.respond(context, response, keep_alive, &server.common_fields());
         self.since = rt::now();
@@ -314,7 +323,7 @@ impl<S: Service> Connection<S> {
         if let Some(buffers) = self.conn.detach_or_shrink() {
             self.guard.server.release_buffers(buffers);
         }
-        if self.unanswered.is_empty() {
+        if self.unanswered.is_empty() && self.unanswered.capacity() > 1 {
             self.unanswered = VecDeque::new();
         }
         let unanswered_bytes: usize = self.unanswered.iter().map(Unanswered::bytes).sum();

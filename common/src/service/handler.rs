@@ -76,7 +76,10 @@ impl<H: Handler> Service for Router<H> {
                 let fields = RequestFields {
                     method: request.method.as_bytes(),
                     path: &request.path,
-                    user_agent: request.fields.get("user-agent"),
+                    user_agent: match self.recorder.is_logged(route) {
+                        true => request.fields.get("user-agent"),
+                        false => None,
+                    },
                 };
                 let address = peer.address.as_deref();
                 self.recorder.record(route, rt::now(), address, &fields, &response);
