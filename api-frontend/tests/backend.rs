@@ -647,7 +647,7 @@ fn a_request_whose_client_left_is_counted() {
 #[test]
 fn clients_beyond_the_limit_take_nothing_from_those_that_are_served() {
     sys::raise_descriptor_limit().unwrap();
-    let backend = Backend::start(|connection| while connection.respond(GOOD) {});
+    let backend = Backend::start(|connection| _ = connection.respond(GOOD));
     let mut command = run_by_shell("ulimit -n 256; exec $@", &command_for(backend.port()));
     let process = Process::start(command.args(["--backend-reuse", "off"]));
     let mut first = process.connect();

@@ -339,8 +339,8 @@ fn connections_to_the_backend_are_few_at_any_load() {
     /// Of each worker.
     const CONNECTIONS_MAX: usize = 64;
     let seconds = form(2, 30);
-    // Each is renewed every 10 s.
-    let lives = 1 + seconds / 10;
+    // Each is replaced after 7 to 10 s.
+    let generations = 1 + seconds / 7;
     for (name, response_delay, keeps) in [
         ("quick", Duration::ZERO, true),
         ("slow", Duration::from_millis(40), true),
@@ -355,7 +355,9 @@ fn connections_to_the_backend_are_few_at_any_load() {
                 }
             }
         });
-        let frontend = Process::start(&mut frontend(backend.address));
+        let mut command = frontend(backend.address);
+        let max = CONNECTIONS_MAX.to_string();
+        let frontend = Process::start(command.env("BACKEND_CONNECTIONS_MAX", max));
         let flags = ["--connections", "400", "--seconds", &seconds.to_string()];
         let load = Load::start(frontend.address, &flags);
         let began = Instant::now();
@@ -370,7 +372,7 @@ fn connections_to_the_backend_are_few_at_any_load() {
         eprintln!("{name} backend: {answers} answers, {opened} connections to it, {most} at once");
         assert_eq!(report.count("failed"), 0, "{name}: {}", report.text);
         assert!(most <= CONNECTIONS_MAX * WORKERS, "{name}: {most}");
-        assert!(!keeps || opened <= CONNECTIONS_MAX * WORKERS * lives, "{name}: {opened}");
+        assert!(!keeps || opened <= CONNECTIONS_MAX * WORKERS * generations, "{name}: {opened}");
     }
 }
 
@@ -426,29 +428,31 @@ fn clients_beyond_the_limit_take_nothing_from_those_that_are_served() {
 }
 
 #[test]
-fn a_backend_restarted_under_full_load_loses_no_response() {
+fn a_backend_restarted_under_load_loses_no_response() {
     let address = at(free_port());
     restart_under_load(address, service("api-backend").env("PORT", address.port().to_string()));
 }
 
 #[test]
-fn a_frontend_restarted_under_full_load_loses_no_response() {
+fn a_frontend_restarted_under_load_loses_no_response() {
     let backend = Process::start(&mut service("api-backend"));
     let address = at(free_port());
     restart_under_load(address, frontend(backend.address).env("PORT", address.port().to_string()));
 }
 
-/// Requests on a connection get their responses; without a listener, clients are refused.
+/// Requests on a connection get their responses; without a listener, clients are refused. A silent
+/// connection is closed a moment after the signal: a load that took all of the processors would have
+/// clients send their requests later than that.
 fn restart_under_load(address: SocketAddr, command: &mut Command) {
     let times = form(5, 50);
     let mut process = Process::start(command);
     let loads = [&["--close"][..], &["--pipeline", "4"], &[]].map(|flags| {
-        let common = ["--connections", "32", "--seconds", "3600"];
+        let common = ["--connections", "32", "--rate", "500", "--seconds", "3600"];
         Load::start(address, &[flags, &common].concat())
     });
     for _ in 0..times {
-        wait_until("the load is full", || {
-            process.metrics().count("http_requests_total{route=\"/\",status=\"200\"}") > 2_000
+        wait_until("the load has begun", || {
+            process.metrics().count("http_requests_total{route=\"/\",status=\"200\"}") > 500
         });
         process.signal(SIGTERM);
         assert_eq!(process.exit_code(), Some(0));
@@ -544,16 +548,20 @@ fn a_process_stopped_for_a_while_continues() {
 
 #[test]
 fn clients_that_connect_while_a_process_is_stopped_are_served_when_it_continues() {
-    /// More than the backlog.
-    const CLIENTS: &str = "6000";
     let chain = Chain::start();
     for process in [&chain.backend, &chain.frontend] {
         process.signal(SIGSTOP);
-        let flags =
-            ["--connections", CLIENTS, "--close", "--seconds", "3", "--timeout-ms", "30000"];
-        let load = Load::start(process.address, &flags);
-        thread::sleep(form(Duration::from_secs(2), Duration::from_millis(2_900)));
+        // More than the backlog of 4096.
+        let flags = ["--connections", "4500", "--close", "--timeout-ms", "30000"];
+        let before = listen_overflows();
+        let load = Load::start(process.address, &[&flags[..], &["--seconds", "3600"]].concat());
+        wait_until("the backlog is full", || listen_overflows() > before);
+        thread::sleep(form(Duration::ZERO, Duration::from_secs(3)));
         process.signal(SIGCONT);
+        wait_until("all of the backlog is served", || {
+            process.metrics().count("http_connections_accepted_total") > 4_300
+        });
+        load.interrupt();
         let report = load.report();
         eprintln!(
             "backlog overrun: {} answers, {} failed, the latest after {} µs",
@@ -561,7 +569,6 @@ fn clients_that_connect_while_a_process_is_stopped_are_served_when_it_continues(
             report.count("failed"),
             report.micros("latency_us max")
         );
-        assert!(report.count("connections_opened") >= 6_000);
         assert_eq!(report.count("failed"), 0, "{}", report.text);
     }
 }
@@ -702,6 +709,15 @@ fn memory_kib(process: &Process, name: &str) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Connections that the kernel dropped because a backlog was full.
+fn listen_overflows() -> u64 {
+    let page = fs::read_to_string("/proc/net/netstat").unwrap();
+    let mut lines = page.lines().filter(|line| line.starts_with("TcpExt: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let index = names.split(' ').position(|name| name == "ListenOverflows").unwrap();
+    values.split(' ').nth(index).unwrap().parse().unwrap()
 }
 
 /// The number of established connections to an address of this machine.
