@@ -1,17 +1,16 @@
-//! Mutated requests and answers, held against the invariants. A failure prints its case and the
+//! Mutated requests and responses, held against the invariants. A failure prints its case and the
 //! seed that makes it the first one: `MUTATION_SEED=… MUTATION_CASES=1`.
 
-#[path = "shared/invariants.rs"]
-mod invariants;
+use std::collections::BTreeMap;
 
-use common::http::Refusal;
-
-use invariants::{Answers, Step, What, assert_answers, assert_requests};
+use common::http::ParseError;
+use common::http::client::ResponseError;
+use testing::invariants::{Parsed, Responses, Step, assert_requests, assert_responses};
 
 /// Cases of each kind, a few seconds without optimization; `MUTATION_CASES` asks for more.
 const CASES: u64 = 60_000;
 const SEED: u64 = 1;
-/// Below this many cases, chance may leave a refusal out.
+/// Below this many cases, chance may leave an error out.
 const CASES_THAT_SEE_ALL: u64 = 50_000;
 
 const INPUT_BYTES_MAX: usize = 1024;
@@ -64,7 +63,7 @@ const REQUEST_TOKENS: &[&[u8]] = &[
     b"/%2e%41?%zz#",
 ];
 
-const ANSWERS: &[&[u8]] = &[
+const RESPONSES: &[&[u8]] = &[
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n\
         {\"body\": \"x\"}",
     b"HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n{\"a\":[1,-2.5e3,\"\\u00e9\"]}",
@@ -89,7 +88,7 @@ const ANSWERS: &[&[u8]] = &[
     b"SSH-2.0-OpenSSH_9.6\r\n",
 ];
 
-const ANSWER_TOKENS: &[&[u8]] = &[
+const RESPONSE_TOKENS: &[&[u8]] = &[
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
     b"HTTP/1.1 100 \r\n\r\n",
     b"Content-Length: 3\r\n",
@@ -100,7 +99,7 @@ const ANSWER_TOKENS: &[&[u8]] = &[
     b"HTTP/3.0",
 ];
 
-/// Where a parser may trip.
+/// Bytes that are special to a parser.
 const BYTES: &[u8] = b"\r\n\0\t :;,/%?#*\"\\+-0179afAFx\x0b\x7f\x80\xa0\xff";
 const WORDS: &[&[u8]] = &[
     b"\r\n",
@@ -116,37 +115,30 @@ const WORDS: &[&[u8]] = &[
 ];
 
 #[test]
-fn mutated_requests_are_taken_in_one_way() {
-    let refused = run(REQUESTS, REQUEST_TOKENS, |input, dice| {
-        let answers = dice.one_of(&[Answers::AtOnce, Answers::AtTheEnd]);
-        assert_requests(input, &[dice.below(input.len() + 1)], answers)
+fn mutated_requests_are_parsed_in_one_way() {
+    let counts = run(REQUESTS, REQUEST_TOKENS, |input, dice| {
+        let responses = dice.one_of(&[Responses::AtOnce, Responses::AtTheEnd]);
+        assert_requests(input, &[dice.below(input.len() + 1)], responses)
     });
-    // The others are for clocks, crowds and clients.
-    let others =
-        [Refusal::Slow, Refusal::Crowded, Refusal::Overloaded, Refusal::Unasked, Refusal::Short];
-    assert_all_seen(&refused, &others);
+    assert_all_seen(&counts, ParseError::ALL.iter().copied().map(ResponseError::from));
 }
 
 #[test]
-fn mutated_answers_are_taken_in_one_way() {
-    let refused = run(ANSWERS, ANSWER_TOKENS, |input, dice| {
-        let asked = dice.one_of(&[0, 1, 1, 1, 2, 2, 3, 4]);
-        assert_answers(input, &[dice.below(input.len() + 1)], asked)
+fn mutated_responses_are_parsed_in_one_way() {
+    let counts = run(RESPONSES, RESPONSE_TOKENS, |input, dice| {
+        let requests = dice.one_of(&[0, 1, 1, 1, 2, 2, 3, 4]);
+        assert_responses(input, &[dice.below(input.len() + 1)], requests)
     });
-    let others = [
-        Refusal::Target,
-        Refusal::TargetTooLong,
-        Refusal::Host,
-        Refusal::Expectation,
-        Refusal::Slow,
-        Refusal::Crowded,
-        Refusal::Overloaded,
-    ];
-    assert_all_seen(&refused, &others);
+    // These are errors of requests alone.
+    const NOT_OF_RESPONSES: [ParseError; 4] =
+        [ParseError::Target, ParseError::TargetTooLong, ParseError::Host, ParseError::Expectation];
+    let errors = ParseError::ALL.iter().copied().filter(|it| !NOT_OF_RESPONSES.contains(it));
+    let others = [ResponseError::Unexpected, ResponseError::Incomplete];
+    assert_all_seen(&counts, errors.map(ResponseError::from).chain(others));
 }
 
-/// How often each refusal came; the last counts messages that were taken.
-type Counts = [u64; Refusal::ALL.len() + 1];
+/// The number of messages, and of each error by its phrase.
+type Counts = BTreeMap<String, u64>;
 
 fn run(
     corpus: &[&[u8]],
@@ -160,24 +152,23 @@ fn run(
         let mut dice = Dice::new(seed);
         let input = mutated(corpus, tokens, &mut dice);
         let _case = Case { seed, input: &input };
-        for Step { what, .. } in check(&input, &mut dice) {
-            match what {
-                What::Message(_) => counts[Refusal::ALL.len()] += 1,
-                What::Refused(refusal) => counts[refusal as usize] += 1,
-                What::Left(..) => {}
-            }
+        for Step { parsed, .. } in check(&input, &mut dice) {
+            let name = match parsed {
+                Parsed::Message(_) => "messages".to_owned(),
+                Parsed::Error(error) => error.to_string(),
+                Parsed::End(..) => continue,
+            };
+            *counts.entry(name).or_default() += 1;
         }
     }
     counts
 }
 
-/// Mutations that never reach a refusal say nothing of it.
-fn assert_all_seen(counts: &Counts, except: &[Refusal]) {
-    let words = Refusal::ALL.iter().map(|refusal| refusal.word()).chain(["taken"]);
-    println!("{} cases: {:?}", cases(), words.zip(counts).collect::<Vec<_>>());
-    for refusal in Refusal::ALL {
-        let seen = counts[*refusal as usize] > 0 || except.contains(refusal);
-        assert!(seen || cases() < CASES_THAT_SEE_ALL, "{refusal}");
+/// Mutations that never cause an error say nothing of it.
+fn assert_all_seen(counts: &Counts, errors: impl Iterator<Item = ResponseError>) {
+    println!("{} cases: {counts:?}", cases());
+    for name in errors.map(|error| error.to_string()).chain(["messages".to_owned()]) {
+        assert!(counts.contains_key(&name) || cases() < CASES_THAT_SEE_ALL, "{name}");
     }
 }
 
@@ -190,7 +181,7 @@ fn setting(name: &str, default: u64) -> u64 {
     text.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
 }
 
-/// Shows itself if it is dropped by a panic.
+/// Prints itself if a panic drops it.
 struct Case<'a> {
     seed: u64,
     input: &'a [u8],
@@ -225,7 +216,7 @@ fn mutated(corpus: &[&[u8]], tokens: &[&[u8]], dice: &mut Dice) -> Vec<u8> {
                 put(&mut input, start, dice.one_of(tokens));
             }
             7 => put(&mut input, at, dice.one_of(tokens)),
-            // The start of one, the end of another.
+            // The start of one input, the end of another.
             8 => {
                 let other = dice.one_of(corpus);
                 input.truncate(at);
@@ -233,7 +224,7 @@ fn mutated(corpus: &[&[u8]], tokens: &[&[u8]], dice: &mut Dice) -> Vec<u8> {
             }
             9 => input.extend_from_slice(dice.one_of(corpus)),
             10 => input.extend_from_within(..),
-            // A word said again and again.
+            // A word, repeated.
             11 => {
                 let word = input[at..end].repeat(1 + dice.below(4) * dice.below(12));
                 put(&mut input, at, &word);

@@ -2,11 +2,8 @@
 //! many answers were asked for and where to cut the rest.
 #![no_main]
 
-#[path = "../../common/tests/shared/invariants.rs"]
-mod invariants;
-
-use invariants::assert_answers;
 use libfuzzer_sys::fuzz_target;
+use testing::invariants::assert_answers;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some(([asked, cuts @ ..], input)) = bytes.split_first_chunk::<3>() else { return };

@@ -2,17 +2,14 @@
 //! server wrote, and nothing else. Each byte of the script is one move.
 #![no_main]
 
-#[path = "../../common/tests/shared/invariants.rs"]
-mod invariants;
-
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use common::http::call::{Answer, Call};
 use common::http::conversation::{Asked, Conversation, Room, Stage};
 use common::http::{Content, Response, Status, Then};
-use invariants::{DATE, LIMITS};
 use libfuzzer_sys::fuzz_target;
+use testing::invariants::{DATE, LIMITS};
 
 /// What a client may ask for, by which path, and whether it is its last word.
 const REQUESTS: [(&[u8], &[u8], Then); 8] = [

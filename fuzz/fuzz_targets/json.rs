@@ -1,13 +1,10 @@
 //! Whatever text comes: it is rewritten in one way or refused, and each string of it survives.
 #![no_main]
 
-#[path = "../../common/tests/shared/invariants.rs"]
-mod invariants;
-
 use common::json;
-use tools::json::Value;
-use invariants::assert_rewritten;
 use libfuzzer_sys::fuzz_target;
+use testing::invariants::assert_rewritten;
+use tools::json::Value;
 
 fuzz_target!(|text: &[u8]| {
     assert_rewritten(text);

@@ -2,11 +2,8 @@
 //! say when requests are answered and where to cut the rest.
 #![no_main]
 
-#[path = "../../common/tests/shared/invariants.rs"]
-mod invariants;
-
-use invariants::{Answers, assert_requests};
 use libfuzzer_sys::fuzz_target;
+use testing::invariants::{Answers, assert_requests};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some(([when, cuts @ ..], input)) = bytes.split_first_chunk::<3>() else { return };

@@ -4,13 +4,8 @@
 //!
 //! `cargo test --test engine -- --ignored`
 
-#[path = "../../common/tests/shared/client.rs"]
-mod client;
-#[path = "../../common/tests/shared/docker.rs"]
-mod docker;
-
-use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{ErrorKind, Write};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -21,13 +16,14 @@ use std::time::{Duration, Instant, SystemTime};
 use std::{env, fs};
 
 use common::sys;
-use tools::json::Value;
-
-use client::Client;
-use docker::{
-    BACKEND, Container, FRONTEND, Folder, PATIENCE, Run, SERVICES, SOON, ask, docker, done, files,
-    get, is_well, namespace, since_1970, status, text, timed, turn, until,
+use testing::client::{Client, Response, get, get_once, unfinished};
+use testing::docker::{
+    Container, Folder, Run, SERVICES, SOON, docker, exclusive, files, inspect, namespace, serves,
+    since_1970, stdout_of, text, timed,
 };
+use testing::ports::free_ports;
+use testing::{BACKEND_BODY, FRONTEND_BODY, WAIT_MAX, at, wait_for, wait_until};
+use tools::json::Value;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -37,7 +33,7 @@ const IMAGE_BYTES_MAX: usize = 500_000;
 #[test]
 #[ignore = "needs a Docker engine"]
 fn an_image_is_one_file_below_500_kb_that_says_what_it_is() {
-    let _turn = turn();
+    let _exclusive = exclusive();
     build_images();
     for service in SERVICES {
         check_image(&image(service), service);
@@ -47,14 +43,14 @@ fn an_image_is_one_file_below_500_kb_that_says_what_it_is() {
 #[test]
 #[ignore = "needs a Docker engine"]
 fn both_come_up_in_order_and_are_confined() {
-    let _turn = turn();
+    let _exclusive = exclusive();
     build_images();
     let (began, at) = (Instant::now(), SystemTime::now());
     let project = Project::up("order", &[]);
     let [backend, frontend] = SERVICES.map(|service| project.container(service));
-    until("both healthy", PATIENCE, || {
-        (backend.ask("State/Health/Status") == "healthy"
-            && frontend.ask("State/Health/Status") == "healthy")
+    wait_for("both healthy", WAIT_MAX, || {
+        (backend.inspect("State/Health/Status") == "healthy"
+            && frontend.inspect("State/Health/Status") == "healthy")
             .then_some(())
     });
     let took = began.elapsed();
@@ -75,9 +71,9 @@ fn both_come_up_in_order_and_are_confined() {
 #[test]
 #[ignore = "needs a Docker engine"]
 fn every_route_has_its_bytes_and_every_request_its_line() {
-    let _turn = turn();
+    let _exclusive = exclusive();
     let project = Project::up("routes", &[]);
-    for (service, root) in [("api-backend", BACKEND), ("api-frontend", FRONTEND)] {
+    for (service, root) in [("api-backend", BACKEND_BODY), ("api-frontend", FRONTEND_BODY)] {
         let container = project.container(service);
         let mut client = Client::connect(project.door(service));
         let version = format!(
@@ -113,7 +109,7 @@ fn every_route_has_its_bytes_and_every_request_its_line() {
             ("FROB /", "501 Not Implemented", None, &error("this method is not implemented")),
         ] {
             let request_line = format!("{request} HTTP/1.1");
-            client.say(format!("{request_line}\r\nHost: a\r\n\r\n"));
+            client.send(format!("{request_line}\r\nHost: a\r\n\r\n"));
             let allow = allow.map(|methods| format!("Allow: {methods}\r\n")).unwrap_or_default();
             let (kind, length) = match body.len() {
                 0 => (String::new(), String::new()),
@@ -124,21 +120,21 @@ fn every_route_has_its_bytes_and_every_request_its_line() {
             };
             let expected = format!("HTTP/1.1 {status}\r\n{allow}{kind}{length}\r\n");
             let (head, answered) = if request.starts_with("HEAD ") {
-                (client.head(), body.to_owned())
+                (client.response_head(), body.to_owned())
             } else {
-                let answer = client.answer();
+                let answer = client.response();
                 (answer.head, answer.body)
             };
             assert_eq!(undated(&head), expected, "{service}: {request}");
             assert_eq!(answered, body, "{service}: {request}");
             logged += usize::from(!request.ends_with('z'));
         }
-        let metrics = client.ask("/metrics");
+        let metrics = client.request("/metrics");
         let build = format!("build_info{{name=\"{service}\",version=\"1.0.0\"}} 1\n");
         assert!(metrics.body.contains(&build), "{}", metrics.body);
         assert!(metrics.head.contains("\r\nContent-Type: text/plain; version=0.0.4"));
 
-        let log = until("a line for each request", SOON, || {
+        let log = wait_for("a line for each request", SOON, || {
             let log = container.logs();
             (log.len() >= lines + logged).then_some(log)
         });
@@ -152,7 +148,7 @@ fn every_route_has_its_bytes_and_every_request_its_line() {
 #[test]
 #[ignore = "needs a Docker engine"]
 fn a_crashed_service_is_back_ten_times_in_a_row() {
-    let _turn = turn();
+    let _exclusive = exclusive();
     let project = Project::up("crash", &[]);
     thread::scope(|scope| {
         for service in SERVICES {
@@ -160,13 +156,13 @@ fn a_crashed_service_is_back_ten_times_in_a_row() {
             scope.spawn(move || crash_ten_times(project, service));
         }
     });
-    until("the chain", SOON, || is_well(project.door("api-frontend")));
+    wait_for("the chain", SOON, || serves(project.door("api-frontend")).then_some(()));
 }
 
 #[test]
 #[ignore = "needs a Docker engine"]
 fn stopped_they_end_with_0_and_lose_nothing() {
-    let _turn = turn();
+    let _exclusive = exclusive();
     let project = Project::up("stop", &[]);
     let [backend, frontend] = SERVICES.map(|service| project.container(service));
     for container in [&frontend, &backend] {
@@ -175,31 +171,33 @@ fn stopped_they_end_with_0_and_lose_nothing() {
         assert!(took < SOON, "{took:?}");
         docker(&["start", &container.id]);
     }
-    until("the chain", PATIENCE, || is_well(project.door("api-frontend")));
+    wait_until("the chain", || serves(project.door("api-frontend")));
 
     // Under way in the frontend, and as long as the backend stands still.
     let address = frontend.address(&project.network(), 8000);
     let mut clients: Vec<_> = (0..20).map(|_| Client::connect(address)).collect();
     docker(&["pause", &backend.id]);
     for client in &clients {
-        client.say(client::get("/"));
+        client.send(get("/"));
     }
     thread::scope(|scope| {
         let stopped = scope.spawn(|| frontend.stop());
-        until("draining", PATIENCE, || frontend.has_said("SIGTERM: draining").then_some(()));
+        wait_until("draining", || frontend.has_logged("SIGTERM: draining"));
         docker(&["unpause", &backend.id]);
         for client in &mut clients {
-            let answer = client.answer();
-            assert_eq!((answer.status, &*answer.body), (200, FRONTEND));
-            assert!(answer.closes(), "{}", answer.head);
-            assert_eq!(client.rest(), "");
+            let answer = client.response();
+            assert_eq!((answer.status, &*answer.body), (200, FRONTEND_BODY));
+            assert!(answer.is_last(), "{}", answer.head);
+            assert_eq!(client.read_to_end(), "");
         }
         stopped.join().expect("stopped");
     });
 
     docker(&["start", &frontend.id]);
-    until("the chain", PATIENCE, || is_well(project.door("api-frontend")));
-    for (container, port, body) in [(&frontend, 8000, FRONTEND), (&backend, 8001, BACKEND)] {
+    wait_until("the chain", || serves(project.door("api-frontend")));
+    for (container, port, body) in
+        [(&frontend, 8000, FRONTEND_BODY), (&backend, 8001, BACKEND_BODY)]
+    {
         stop_under_load(container, container.address(&project.network(), port), body);
     }
 }
@@ -207,24 +205,31 @@ fn stopped_they_end_with_0_and_lose_nothing() {
 #[test]
 #[ignore = "needs a Docker engine"]
 fn a_backend_may_go_and_come_back_elsewhere() {
-    let _turn = turn();
+    let _exclusive = exclusive();
     let project = Project::up("moved", &[]);
     let [backend, frontend] = SERVICES.map(|service| project.container(service));
     let door = project.door("api-frontend");
-    until("the chain", SOON, || is_well(door));
-    until("healthy", PATIENCE, || (frontend.ask("State/Health/Status") == "healthy").then_some(()));
-    let pid = frontend.ask("State/Pid");
+    wait_for("the chain", SOON, || serves(door).then_some(()));
+    wait_for("healthy", WAIT_MAX, || {
+        (frontend.inspect("State/Health/Status") == "healthy").then_some(())
+    });
+    let pid = frontend.inspect("State/Pid");
     let old = backend.address(&project.network(), 8001);
     backend.stop();
-    check_failure(&get(door, "/").expect("an answer"), 502, &["DNS", "REFUSED"]);
+    check_failure(&get_once(door, "/").unwrap(), 502, &["DNS", "REFUSED"]);
     // Two checks, so that one began after the stop.
     for _ in 0..2 {
-        let checks = frontend.ask("State/Health/Log");
-        until("a check", PATIENCE, || (frontend.ask("State/Health/Log") != checks).then_some(()));
+        let checks = frontend.inspect("State/Health/Log");
+        wait_for("a check", WAIT_MAX, || {
+            (frontend.inspect("State/Health/Log") != checks).then_some(())
+        });
     }
-    assert_eq!(frontend.ask("State/Health/Status"), "healthy");
-    assert_eq!((frontend.ask("State/Pid"), frontend.ask("RestartCount")), (pid, "0".to_owned()));
-    check_failure(&get(door, "/").expect("an answer"), 502, &["DNS", "REFUSED"]);
+    assert_eq!(frontend.inspect("State/Health/Status"), "healthy");
+    assert_eq!(
+        (frontend.inspect("State/Pid"), frontend.inspect("RestartCount")),
+        (pid, "0".to_owned())
+    );
+    check_failure(&get_once(door, "/").unwrap(), 502, &["DNS", "REFUSED"]);
 
     // Whoever has the old address now serves, too, but elsewhere.
     let network = project.network();
@@ -235,7 +240,7 @@ fn a_backend_may_go_and_come_back_elsewhere() {
     }
     docker(&["start", &backend.id]);
     let began = Instant::now();
-    until("the chain", SOON, || is_well(door));
+    wait_for("the chain", SOON, || serves(door).then_some(()));
     eprintln!("moved, it was found within {:?}", began.elapsed());
     assert_ne!(backend.address(&network, 8001), old);
 }
@@ -244,60 +249,60 @@ fn a_backend_may_go_and_come_back_elsewhere() {
 #[ignore = "needs a Docker engine"]
 fn a_backend_may_hang_be_cut_off_and_lose_its_name() {
     const TIMEOUT: Duration = Duration::from_millis(600);
-    let _turn = turn();
+    let _exclusive = exclusive();
     let project = Project::up("cut", &[("BACKEND_TIMEOUT_MS", "600")]);
     let [backend, frontend] = SERVICES.map(|service| project.container(service));
     let (door, network) = (project.door("api-frontend"), project.network());
-    until("the chain", SOON, || is_well(door));
+    wait_for("the chain", SOON, || serves(door).then_some(()));
 
     docker(&["pause", &backend.id]);
     for _ in 0..2 {
         let (mut client, began) = (Client::connect(door), Instant::now());
-        client.say(client::get("/"));
-        assert_eq!(Client::connect(door).ask("/healthz").status, 200);
+        client.send(get("/"));
+        assert_eq!(Client::connect(door).request("/healthz").status, 200);
         assert!(began.elapsed() < TIMEOUT / 2, "/healthz took {:?}", began.elapsed());
         assert!(client.is_silent());
-        let answer = client.answer();
+        let answer = client.response();
         let took = began.elapsed();
-        check_failure(&(answer.head + &answer.body), 504, &["TIMEOUT"]);
+        check_failure(&answer, 504, &["TIMEOUT"]);
         assert!((TIMEOUT..TIMEOUT + SOON / 2).contains(&took), "{took:?}");
     }
     docker(&["unpause", &backend.id]);
-    until("the chain after a pause", SOON, || is_well(door));
+    wait_for("the chain after a pause", SOON, || serves(door).then_some(()));
 
     let leave = || docker(&["network", "disconnect", &network, &backend.id]);
     leave();
     let began = Instant::now();
-    let answer = get(door, "/").expect("an answer");
+    let response = get_once(door, "/").unwrap();
     assert!(began.elapsed() < TIMEOUT + SOON / 2, "{:?}", began.elapsed());
-    assert!(["502", "504"].contains(&&answer[9..12]), "{answer}");
-    assert_eq!(status(&get(door, "/healthz").expect("an answer")), 200);
+    assert!(matches!(response.status, 502 | 504), "{response:?}");
+    assert_eq!(get_once(door, "/healthz").unwrap().status, 200);
     docker(&["network", "connect", &network, &backend.id]);
-    let answer = until("an unknown name", SOON, || {
-        get(door, "/").ok().filter(|answer| answer.contains("DNS"))
+    let response = wait_for("an unknown name", SOON, || {
+        get_once(door, "/").ok().filter(|response| response.body.contains("DNS"))
     });
-    check_failure(&answer, 502, &["DNS"]);
+    check_failure(&response, 502, &["DNS"]);
     leave();
     docker(&["network", "connect", "--alias", "api-backend", &network, &backend.id]);
     let began = Instant::now();
-    until("the chain after a cut", SOON, || is_well(door));
+    wait_for("the chain after a cut", SOON, || serves(door).then_some(()));
     eprintln!("connected again, it was found within {:?}", began.elapsed());
-    assert_eq!(frontend.ask("RestartCount"), "0");
+    assert_eq!(frontend.inspect("RestartCount"), "0");
 }
 
 #[test]
 #[ignore = "needs a Docker engine"]
 fn the_frontend_spreads_over_a_backend_scaled_to_three() {
     const REQUESTS: usize = 90;
-    let _turn = turn();
+    let _exclusive = exclusive();
     let project = Project::scaled("scaled", &[("BACKEND_REUSE", "off")], 3);
     let backends = project.containers("api-backend");
     assert_eq!(backends.len(), 3);
     let door = project.door("api-frontend");
     for _ in 0..REQUESTS {
-        is_well(door).expect("a good answer");
+        assert!(serves(door), "a good answer");
     }
-    let counts = until("a line for each request", SOON, || {
+    let counts = wait_for("a line for each request", SOON, || {
         let lines = |backend: &Container| {
             backend.logs().iter().filter(|line| line.contains(" GET / 200 ")).count()
         };
@@ -310,7 +315,7 @@ fn the_frontend_spreads_over_a_backend_scaled_to_three() {
 
     docker(&["stop", &backends[0].id]);
     for _ in 0..REQUESTS {
-        is_well(door).expect("two are enough");
+        assert!(serves(door), "two are enough");
     }
 }
 
@@ -318,37 +323,39 @@ fn the_frontend_spreads_over_a_backend_scaled_to_three() {
 #[ignore = "needs a Docker engine"]
 fn a_thousand_connections_fit_in_16_mb_whatever_they_do() {
     const CONNECTIONS: usize = 1_000;
-    let _turn = turn();
+    let _exclusive = exclusive();
     build_images();
-    sys::raise_open_files().expect("as many as the hard limit says");
+    sys::raise_descriptor_limit().expect("as many as the hard limit says");
     let network = Network::create();
     let limits = ["--network", &network.0, "--memory=16m", "--memory-swap=16m"];
     let alias = ["--network-alias=api-backend"];
     let backend = Run::start(&image("api-backend"), &[&limits[..], &alias].concat());
     let asks = ["-eAPI_BACKEND_URL=api-backend", "-eAPI_BACKEND_PORT=8001"];
     let frontend = Run::start(&image("api-frontend"), &[&limits[..], &asks].concat());
-    for (container, port, body) in [(&backend, 8001, BACKEND), (&frontend, 8000, FRONTEND)] {
+    for (container, port, body) in
+        [(&backend, 8001, BACKEND_BODY), (&frontend, 8000, FRONTEND_BODY)]
+    {
         let address = container.address(&network.0, port);
-        until("the first answer", PATIENCE, || is_well(address));
+        wait_until("the first answer", || serves(address));
         let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| Client::connect(address)).collect();
         for _ in 0..3 {
             for client in &clients {
-                client.say(client::get("/"));
+                client.send(get("/"));
             }
             for client in &mut clients {
-                let answer = client.answer();
+                let answer = client.response();
                 assert_eq!((answer.status, &*answer.body), (200, body));
             }
         }
-        let metrics = clients[0].ask("/metrics").body;
+        let metrics = clients[0].request("/metrics").body;
         let open = format!("http_connections_open {CONNECTIONS}\n");
         assert!(metrics.contains(&open), "{metrics}");
         let resident = metrics.lines().find(|line| line.starts_with("process_resident_memory"));
-        eprintln!("{}: {}", container.ask("Config/Image"), resident.expect("a gauge"));
+        eprintln!("{}: {}", container.inspect("Config/Image"), resident.expect("a gauge"));
         drop(clients);
         // Twice as many as it may serve, and what they would have it keep is more than there is.
-        let endless = client::unended("/", 15_000);
-        for speech in [endless, client::get("/version").repeat(10_000)] {
+        let endless = unfinished("/", 15_000);
+        for speech in [endless, get("/version").repeat(10_000)] {
             let greedy: Vec<_> = (0..2 * CONNECTIONS)
                 .map(|_| {
                     let stream = Client::connect(address).stream();
@@ -358,21 +365,21 @@ fn a_thousand_connections_fit_in_16_mb_whatever_they_do() {
                 })
                 .collect();
             // Whoever comes later is accepted later: all of them have been heard by then.
-            until("the next one is served", PATIENCE, || is_well(address));
+            wait_until("the next one is served", || serves(address));
             drop(greedy);
         }
-        until("they have gone", PATIENCE, || is_well(address));
-        let metrics = Client::connect(address).ask("/metrics").body;
+        wait_until("they have gone", || serves(address));
+        let metrics = Client::connect(address).request("/metrics").body;
         assert!(!metrics.contains("{reason=\"overloaded\"} 0\n"), "{metrics}");
-        assert_eq!(container.ask("State/OOMKilled"), "false");
-        assert_eq!(container.ask("State/Running"), "true");
+        assert_eq!(container.inspect("State/OOMKilled"), "false");
+        assert_eq!(container.inspect("State/Running"), "true");
     }
 }
 
 #[test]
 #[ignore = "needs a Docker engine"]
 fn a_backend_needs_next_to_nothing() {
-    let _turn = turn();
+    let _exclusive = exclusive();
     build_images();
     for (options, address) in [
         (&["--read-only", "--cap-drop", "ALL", "--network", "none"][..], "[::]:8001"),
@@ -385,11 +392,11 @@ fn a_backend_needs_next_to_nothing() {
     ] {
         let backend = Run::start(&image("api-backend"), options);
         let greeting = format!("{address}, pid 1 (process 1), ");
-        until("a greeting", PATIENCE, || backend.has_said(&greeting).then_some(()));
+        wait_until("a greeting", || backend.has_logged(&greeting));
         docker(&["exec", &backend.id, "/api-backend", "healthcheck"]);
         if !options.contains(&"none") {
             let port = if options.contains(&"-ePORT=80") { 80 } else { 8001 };
-            is_well(backend.address("bridge", port)).expect("a good answer");
+            assert!(serves(backend.address("bridge", port)), "a good answer");
         }
         let took = backend.stop();
         assert!(took < SOON, "{options:?}: {took:?}");
@@ -399,7 +406,7 @@ fn a_backend_needs_next_to_nothing() {
 #[test]
 #[ignore = "needs a Docker engine"]
 fn a_wrong_setting_is_one_line_and_exit_code_2() {
-    let _turn = turn();
+    let _exclusive = exclusive();
     build_images();
     for (service, options, line) in [
         ("api-backend", &["-ePORT=http"][..], "api-backend: PORT holds \"http\"; it takes "),
@@ -422,18 +429,18 @@ fn a_wrong_setting_is_one_line_and_exit_code_2() {
 #[test]
 #[ignore = "needs a Docker engine"]
 fn editing_prose_or_tests_rebuilds_nothing() {
-    let _turn = turn();
+    let _exclusive = exclusive();
     build_images();
     let folder = Folder::copy_of(Path::new(ROOT), "edited");
     let build = || {
         SERVICES.map(|service| {
             let tag = format!("{}/edited", namespace());
             let output = classic_build(&folder.0, service, &tag, &[]);
-            (ask(&tag, "Id"), text(&output.stdout))
+            (inspect(&tag, "Id"), text(&output.stdout))
         })
     };
     let first = build().map(|(id, _)| id);
-    for file in ["README.md", "common/tests/wire.rs", "lab/tests/up.rs", "api-backend/new.md"] {
+    for file in ["README.md", "common/tests/server.rs", "lab/tests/up.rs", "api-backend/new.md"] {
         let mut file = fs::File::options().append(true).create(true).open(folder.0.join(file));
         writeln!(file.as_mut().expect("a file"), "// edited").expect("written");
     }
@@ -447,7 +454,7 @@ fn editing_prose_or_tests_rebuilds_nothing() {
 #[test]
 #[ignore = "needs a Docker engine"]
 fn the_same_sources_give_the_same_bits() {
-    let _turn = turn();
+    let _exclusive = exclusive();
     build_images();
     let first = Folder::copy_of(Path::new(ROOT), "bits");
     let second = Folder::copy_of(&first.0, "bits-elsewhere/and/deeper");
@@ -456,7 +463,7 @@ fn the_same_sources_give_the_same_bits() {
         let tag = format!("{}/{tag}", namespace());
         let output = classic_build(folder, "api-backend", &tag, &["--no-cache", "--force-rm"]);
         // What names a layer is the digest of all in it: bytes, mode, owner and time.
-        let layers = ask(&tag, "RootFS/Layers");
+        let layers = inspect(&tag, "RootFS/Layers");
         // The stage that compiled is of no use as a cache: the next build takes an older one.
         docker(&["rmi", &tag]);
         let stages = text(&output.stdout);
@@ -478,7 +485,7 @@ fn the_same_sources_give_the_same_bits() {
 #[test]
 #[ignore = "needs a Docker engine"]
 fn buildkit_makes_the_same_images() {
-    let _turn = turn();
+    let _exclusive = exclusive();
     let paths = env::var_os("PATH").expect("a PATH");
     let clients = env::split_paths(&paths).map(|path| path.join("docker"));
     for client in clients.filter(|client| client.is_file()) {
@@ -508,7 +515,7 @@ fn check_image(image: &str, service: &str) {
     let files = files(image);
     assert_eq!(files.keys().collect::<Vec<_>>(), [service]);
     assert!(files[service].starts_with(b"\x7fELF"));
-    let size: usize = ask(image, "Size").parse().expect("a number");
+    let size: usize = inspect(image, "Size").parse().expect("a number");
     eprintln!("{image}: {size} bytes");
     assert!(size <= IMAGE_BYTES_MAX, "{image}: {size}");
     let page = format!("https://hub.docker.com/r/{}/{service}", namespace());
@@ -526,15 +533,15 @@ fn check_image(image: &str, service: &str) {
         ("Healthcheck/Test", format!("[\"CMD\", \"/{service}\", \"healthcheck\"]")),
         ("ExposedPorts", format!("{{\"{port}/tcp\": {{}}}}")),
     ] {
-        assert_eq!(ask(image, &format!("Config/{path}")), expected, "{image}: {path}");
+        assert_eq!(inspect(image, &format!("Config/{path}")), expected, "{image}: {path}");
     }
-    let description = ask(image, "Config/Labels/org.opencontainers.image.description");
+    let description = inspect(image, "Config/Labels/org.opencontainers.image.description");
     assert!(description.contains("GET / "), "{description}");
 }
 
 /// The service is process 1, and nobody; it may write nothing and has no privilege.
 fn check_confinement(container: &Container, service: &str) {
-    let pid = container.ask("State/Pid");
+    let pid = container.inspect("State/Pid");
     let top = docker(&["top", &container.id, "-o", "pid,args"]);
     let processes: Vec<_> = top.lines().skip(1).collect();
     assert_eq!(processes.len(), 1, "{top}");
@@ -574,7 +581,7 @@ fn check_confinement(container: &Container, service: &str) {
         ("Config/User", "65532:65532"),
         ("RestartCount", "0"),
     ] {
-        assert_eq!(container.ask(path), expected, "{service}: {path}");
+        assert_eq!(container.inspect(path), expected, "{service}: {path}");
     }
 }
 
@@ -588,11 +595,12 @@ fn crash_ten_times(project: &Project, service: &str) {
             thread::sleep(Duration::from_secs(10));
         }
         let at = SystemTime::now();
-        assert_eq!(get(door, "/traceback").expect("an end without a reset"), "");
-        let started = until("a start", PATIENCE, || container.event("start", at));
-        let answered = until("an answer", SOON, || {
-            let answer = get(door, "/version").ok().filter(|answer| answer.contains(" 200 OK"));
-            answer.map(|_| since_1970(SystemTime::now()))
+        let error = get_once(door, "/traceback").expect_err("no byte");
+        assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+        let started = wait_for("a start", WAIT_MAX, || container.event("start", at));
+        let answered = wait_for("an answer", SOON, || {
+            let response = get_once(door, "/version").ok()?;
+            (response.status == 200).then(|| since_1970(SystemTime::now()))
         });
         let died = container.event("die", at).expect("it died");
         eprintln!(
@@ -603,7 +611,7 @@ fn crash_ten_times(project: &Project, service: &str) {
         assert_eq!(died.exit_code.as_deref(), Some("1"));
         assert!(answered - started.at < SOON.as_secs_f64(), "{service} {count}");
         assert!(started.at - died.at > wait.as_secs_f64(), "not this wait");
-        assert_eq!(container.ask("RestartCount"), count.to_string());
+        assert_eq!(container.inspect("RestartCount"), count.to_string());
         assert_eq!(project.container(service).id, container.id);
     }
 }
@@ -615,19 +623,25 @@ fn stop_under_load(container: &Container, address: SocketAddr, body: &str) {
     let keep = || {
         let mut client = Client::connect(address);
         loop {
-            let answer = client.ask("/");
+            let answer = client.request("/");
             assert_eq!((answer.status, &*answer.body), (200, body));
             answers.fetch_add(1, Ordering::Relaxed);
-            if answer.closes() {
-                assert_eq!(client.rest(), "");
+            if answer.is_last() {
+                assert_eq!(client.read_to_end(), "");
                 return;
             }
         }
     };
     let renew = || {
-        while let Ok(answer) = get(address, "/") {
-            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(body), "{answer}");
-            answers.fetch_add(1, Ordering::Relaxed);
+        loop {
+            match get_once(address, "/") {
+                Ok(response) => {
+                    assert_eq!((response.status, &*response.body), (200, body));
+                    answers.fetch_add(1, Ordering::Relaxed);
+                }
+                // An accepted connection is never closed without a response.
+                Err(error) => return assert_ne!(error.kind(), ErrorKind::UnexpectedEof),
+            }
         }
     };
     thread::scope(|scope| {
@@ -637,7 +651,7 @@ fn stop_under_load(container: &Container, address: SocketAddr, body: &str) {
         for _ in 0..2 {
             scope.spawn(renew);
         }
-        until("load", PATIENCE, || (answers.load(Ordering::Relaxed) > 1_000).then_some(()));
+        wait_until("load", || answers.load(Ordering::Relaxed) > 1_000);
         let took = container.stop();
         eprintln!("under load, it ended within {took:?}");
         assert!(took < Duration::from_secs(3), "{took:?}");
@@ -645,16 +659,15 @@ fn stop_under_load(container: &Container, address: SocketAddr, body: &str) {
     eprintln!("{} answers, none lost", answers.into_inner());
 }
 
-/// An answer that says in the agreed shape what went wrong with the backend.
-fn check_failure(answer: &str, expected: u16, words: &[&str]) {
-    assert_eq!(status(answer), expected, "{answer}");
-    let (_, body) = answer.split_once("\r\n\r\n").expect("a head");
-    let value = Value::read(body.as_bytes()).expect("JSON");
+/// The response says in the shape of all errors how the backend failed.
+fn check_failure(response: &Response, expected: u16, words: &[&str]) {
+    assert_eq!(response.status, expected, "{response:?}");
+    let value = Value::read(response.body.as_bytes()).expect("JSON");
     let field = |name| value.get(name).and_then(Value::text).expect("a text");
     assert_eq!(field("status"), "[ERROR]");
     let message = field("error_message");
     let reason = message.strip_prefix("GET / on backend API: ").expect("its start");
-    assert!(words.iter().any(|word| reason.starts_with(word)), "{answer}");
+    assert!(words.iter().any(|word| reason.starts_with(word)), "{response:?}");
 }
 
 fn image(service: &str) -> String {
@@ -666,7 +679,7 @@ fn build_images() {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
         let project = Project::named("build");
-        done(project.compose().arg("build"));
+        stdout_of(project.compose().arg("build"));
     });
 }
 
@@ -690,7 +703,7 @@ impl Project {
         let scale = format!("--scale=api-backend={backends}");
         let mut compose = project.compose();
         compose.args(["up", "--detach", "--no-build", &scale]).envs(variables.iter().copied());
-        done(&mut compose);
+        stdout_of(&mut compose);
         project
     }
 
@@ -725,7 +738,7 @@ impl Project {
     fn door(&self, service: &str) -> SocketAddr {
         let [backend, frontend] = &self.ports;
         let range = if service == "api-backend" { backend } else { frontend };
-        (Ipv4Addr::LOCALHOST, *range.start()).into()
+        at(*range.start())
     }
 
     fn network(&self) -> String {
@@ -797,19 +810,6 @@ fn builds(
     }
     docker.arg("--file").arg(folder.join(service).join("Dockerfile")).arg(folder);
     docker.output().expect("docker starts")
-}
-
-/// As many ports in a row as wanted that are free now, as the kernel says.
-fn free_ports(wanted: u16) -> RangeInclusive<u16> {
-    let listen = |port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
-    loop {
-        let first = listen(0).expect("a free port");
-        let port = first.local_addr().expect("its address").port();
-        let last = port.saturating_add(wanted - 1);
-        if (port + 1..=last).all(|port| listen(port).is_ok()) && last - port == wanted - 1 {
-            return port..=last;
-        }
-    }
 }
 
 /// A head without the line that differs each time.

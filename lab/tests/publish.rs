@@ -4,23 +4,17 @@
 //!
 //! `cargo test --test publish -- --ignored`
 
-#[path = "../../common/tests/shared/client.rs"]
-mod client;
-#[path = "../../common/tests/shared/docker.rs"]
-mod docker;
-#[path = "../../common/tests/shared/process.rs"]
-mod process;
-
 use std::env::consts::ARCH;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Output, Stdio};
 
-use docker::{
-    Folder, PATIENCE, Run, SERVICES, ask, docker, done, files, is_well, namespace, text, timed,
-    turn, until,
+use testing::docker::{
+    Folder, Run, SERVICES, docker, exclusive, files, inspect, namespace, serves, stdout_of, text,
+    timed,
 };
-use process::Process;
+use testing::process::Process;
+use testing::{WAIT_MAX, wait_for, wait_until};
 
 const PUBLISH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/publish");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -35,7 +29,7 @@ const WRONG: &str = "dXNlcjp3cm9uZw==";
 #[test]
 #[ignore = "needs a Docker engine and a registry"]
 fn latest_is_what_was_built_for_either_architecture() {
-    let _turn = turn();
+    let _exclusive = exclusive();
     let registry = Registry::start("published");
     registry.log_in(RIGHT);
     let output = registry.publish();
@@ -57,9 +51,9 @@ fn latest_is_what_was_built_for_either_architecture() {
             docker(&["rmi", &image]);
             let latest = registry.name(service, "latest");
             let platform = format!("--platform=linux/{arch}");
-            done(registry.client("docker").args(["pull", "--quiet", &platform, &latest]));
-            assert_eq!(ask(&latest, "Architecture"), arch);
-            let digests = ask(&latest, "RepoDigests");
+            stdout_of(registry.client("docker").args(["pull", "--quiet", &platform, &latest]));
+            assert_eq!(inspect(&latest, "Architecture"), arch);
+            let digests = inspect(&latest, "RepoDigests");
             for (_, digest) in said.iter().filter(|(name, _)| *name == latest) {
                 assert!(digests.contains(digest), "{latest}: {digests}");
             }
@@ -78,7 +72,7 @@ fn latest_is_what_was_built_for_either_architecture() {
 #[test]
 #[ignore = "needs a Docker engine and a registry"]
 fn a_failure_is_one_line_and_publishes_nothing() {
-    let _turn = turn();
+    let _exclusive = exclusive();
     let mut registry = Registry::start("refusing");
     for (credentials, reason) in [("", "no basic auth credentials"), (WRONG, "unauthorized")] {
         registry.log_in(credentials);
@@ -95,7 +89,7 @@ fn check_containers([backend, frontend]: &[String; 2]) {
     let backend = Run::start(backend, &[]);
     let host = format!("-eAPI_BACKEND_URL={}", backend.address("bridge", 8001).ip());
     let frontend = Run::start(frontend, &[&host, "-eAPI_BACKEND_PORT=8001"]);
-    until("an answer", PATIENCE, || is_well(frontend.address("bridge", 8000)));
+    wait_until("an answer", || serves(frontend.address("bridge", 8000)));
 }
 
 /// The other kind, as processes.
@@ -116,7 +110,7 @@ fn check_emulated(emulator: &str, images: &[String; 2]) {
     let port = backend.address.port().to_string();
     let asks = [("API_BACKEND_URL", "127.0.0.1"), ("API_BACKEND_PORT", &port)];
     let frontend = start(&images[1], &asks);
-    is_well(frontend.address).expect("a good answer");
+    assert!(serves(frontend.address), "a good answer");
 }
 
 /// A registry on a free port that takes one user's password, ended when dropped; and whoever
@@ -147,7 +141,7 @@ impl Registry {
         command.stderr(File::create(&log).expect("a file"));
         tools::sys::die_with_parent(&mut command);
         let child = command.spawn().expect("docker-registry is installed");
-        let address = until("a registry", PATIENCE, || {
+        let address = wait_for("a registry", WAIT_MAX, || {
             let log = fs::read_to_string(&log).expect("text");
             let (_, rest) = log.split_once("listening on ")?;
             rest.split_once('"').map(|(address, _)| address.to_owned())

@@ -1,43 +1,41 @@
-//! The backend as a process: its answers to the byte, and what an operator expects of it.
-
-#[path = "../../common/tests/shared/client.rs"]
-mod client;
-#[path = "../../common/tests/shared/operation.rs"]
-mod operation;
-#[path = "../../common/tests/shared/process.rs"]
-mod process;
+//! The backend as a process: its bytes, its routes, and the suite of both services.
 
 use std::process::Command;
 
+use testing::BACKEND_BODY;
+use testing::client::Response;
+use testing::process::{Process, service_command};
+use testing::service_suite::Service;
 use tools::json::Value;
 
-use process::Process;
+const SERVICE: Service = Service { name: "api-backend", command };
 
-const NAME: &str = "api-backend";
+testing::service_suite!(SERVICE);
 
 fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_api-backend"));
-    command.env_clear().envs([("PORT", "0"), ("WORKERS", "2")]);
-    command
+    service_command(env!("CARGO_BIN_EXE_api-backend"))
 }
 
 #[test]
-fn its_answer_is_these_very_bytes() {
+fn responds_with_these_very_bytes() {
     let process = Process::start(&mut command());
     let mut client = process.connect();
-    let answer = client.ask("/?a=b");
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.body, "{\"body\": \"Je suis une r\\u00e9ponse du backend\"}\n");
-    let date = answer.head.lines().find(|line| line.starts_with("Date: ")).unwrap();
+    let response = client.request("/?a=b");
+    assert_eq!(response.status, 200);
+    assert_eq!(response.body, BACKEND_BODY);
+    let line = |name| response.head.lines().find(|line| line.starts_with(name)).unwrap();
+    let (date, host) = (line("Date: "), line("X-Served-By: "));
     assert_eq!(
-        answer.head,
+        response.head,
         format!(
-            "HTTP/1.1 200 OK\r\n{date}\r\nContent-Type: application/json\r\nContent-Length: 48\r\n\r\n"
+            "HTTP/1.1 200 OK\r\n{date}\r\nServer: api-backend/{}\r\n{host}\r\n\
+             Content-Type: application/json\r\nContent-Length: 48\r\n\r\n",
+            env!("CARGO_PKG_VERSION"),
         )
     );
-    client.say("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!(client.head().replace(date, ""), answer.head.replace(date, ""));
-    assert_eq!(client.ask("/readyz").body, "{\"status\": \"ready\"}\n");
+    client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.response_head().replace(date, ""), response.head.replace(date, ""));
+    assert_eq!(client.request("/readyz").body, "{\"status\": \"ready\"}\n");
 }
 
 #[test]
@@ -69,13 +67,13 @@ fn every_path_and_method_has_its_status() {
         ("GET / HTTP/2.0", 505, None),
     ] {
         let mut client = process.connect();
-        client.say(format!("{line}\r\nHost: a\r\n\r\n"));
-        let answer = client.answer();
-        assert_eq!(answer.status, status, "{line}");
-        let found = answer.head.lines().find_map(|line| line.strip_prefix("Allow: "));
+        client.send(format!("{line}\r\nHost: a\r\n\r\n"));
+        let response = client.response();
+        assert_eq!(response.status, status, "{line}");
+        let found = response.head.lines().find_map(|line| line.strip_prefix("Allow: "));
         assert_eq!(found, allow, "{line}");
         if status >= 400 {
-            let value = Value::read(answer.body.as_bytes()).unwrap();
+            let value = Value::read(response.body.as_bytes()).unwrap();
             assert_eq!(value.get("status").unwrap().text().unwrap(), "[ERROR]", "{line}");
             assert!(value.get("error_message").unwrap().text().is_some(), "{line}");
         }
@@ -83,12 +81,13 @@ fn every_path_and_method_has_its_status() {
 }
 
 #[test]
-fn its_version_says_which_process_answers() {
+fn version_names_the_process() {
     let process = Process::start(&mut command());
-    let body = process.connect().ask("/version").body;
+    let Response { head, body, .. } = process.connect().request("/version");
     let value = Value::read(body.as_bytes()).unwrap();
-    assert_eq!(value.get("name").unwrap().text().unwrap(), NAME);
+    assert_eq!(value.get("name").unwrap().text().unwrap(), SERVICE.name);
     assert_eq!(value.get("version").unwrap().text().unwrap(), env!("CARGO_PKG_VERSION"));
     assert!(body.contains(&format!("\"pid\": {}}}", process.pid)), "{body}");
-    assert!(!value.get("hostname").unwrap().text().unwrap().is_empty());
+    let host = value.get("hostname").unwrap().text().unwrap();
+    assert!(!host.is_empty() && head.contains(&format!("\r\nX-Served-By: {host}\r\n")), "{head}");
 }
