@@ -391,7 +391,7 @@ fn server_settings(
     hostname: &str,
 ) -> server::Settings {
     let duration = |variable| Duration::from_millis(config.number(variable));
-    let backend = if about.calls_backend {
+    let backend = if about.has_backend {
         process.workers * process.backend_connections(config.number("BACKEND_CONNECTIONS_MAX"))
     } else {
         0
