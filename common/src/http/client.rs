@@ -61,9 +61,9 @@ pub struct ReceivedResponse<'a> {
     pub fields: Fields<'a>,
     /// The body, without the bytes that chunking added.
     pub body: &'a [u8],
-    /// Whether the server keeps the connection open.
+    /// `Keep` if the server keeps the connection open.
     pub keep_alive: KeepAlive,
-    /// Its head is that of the response before, to the byte.
+    /// Its head has the bytes of the previous head.
     pub is_head_repeated: bool,
 }
 
@@ -123,7 +123,7 @@ impl ClientConn {
         self.outbound.unsent()
     }
 
-    /// Records that so many outgoing bytes were sent.
+    /// Records that this many outgoing bytes were sent.
     pub fn sent(&mut self, count: usize) {
         self.outbound.advance(count);
     }

@@ -9,8 +9,8 @@ use super::{Method, ParseError, Request, Version};
 /// More fields than any client sends. Each costs a pass over its name.
 const FIELDS_MAX: usize = 128;
 
-/// Finds the end of the head at the start of `bytes`, blank line included. `searched` is how far
-/// the previous search came; it moves forward, so that no byte is searched twice.
+/// Finds the end of the head at the start of `bytes`, blank line included. `searched` is the end
+/// of the previous search; it moves forward, so that no byte is searched twice.
 pub(super) fn find_end(bytes: &[u8], searched: &mut usize) -> Result<Option<usize>, ParseError> {
     loop {
         let Some(found) = bytes.get(*searched..).and_then(|rest| grammar::find(rest, b'\n')) else {

@@ -191,7 +191,7 @@ impl ServerConn {
         self.buffers.as_ref().map_or(&[], |buffers| buffers.outbound.unsent())
     }
 
-    /// Records that so many outgoing bytes were sent.
+    /// Records that this many outgoing bytes were sent.
     pub fn sent(&mut self, count: usize) {
         if let Some(buffers) = &mut self.buffers {
             buffers.outbound.advance(count);

@@ -1,6 +1,6 @@
 //! Tasks of one worker thread: polling, waking, deadlines.
 //!
-//! A task's deadline is the earliest that its last poll asked for. The executor forgets it before
+//! A task's deadline is the earliest that its last poll set. The executor forgets it before
 //! the next poll, so that a dropped wait leaves nothing behind and setting one is a single store.
 //! A wake may be spurious. So `Shutdown` wakes all tasks, and none has to register for it.
 
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::reactor::Reactor;
 
-/// Polls between two looks at the kernel: tasks that wake each other must not starve the sockets.
+/// Polls between two calls of epoll_wait: tasks that wake each other must not starve the sockets.
 const POLLS_MAX: usize = 4096;
 
 thread_local! {
@@ -49,7 +49,7 @@ struct Executor {
     ready: RefCell<VecDeque<TaskId>>,
     yielded: RefCell<Vec<TaskId>>,
     current: Cell<TaskId>,
-    /// The deadline that the current task has asked for so far.
+    /// The earliest deadline that the current task has set in this poll.
     deadline: Cell<Option<Instant>>,
     /// No task's deadline is earlier.
     next_deadline: Cell<Option<Instant>>,
