@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::reactor::Reactor;
 
-/// Polls between two calls of epoll_wait: tasks that wake each other must not starve the sockets.
+/// Polls between two calls of `epoll_wait`: tasks that wake each other must not starve the sockets.
 const POLLS_MAX: usize = 4096;
 
 thread_local! {
