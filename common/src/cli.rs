@@ -169,13 +169,11 @@ fn config(
 
 /// Names the platform that has set a variable to the address of a service.
 fn injected(name: &str, value: &str) -> &'static str {
-    match name.ends_with("_PORT") && value.starts_with("tcp://") {
-        true => {
-            ". Kubernetes (for a Service of that name) or Docker's --link has set it: set it \
-             yourself, or turn that off with enableServiceLinks: false"
-        }
-        false => "",
+    if !(name.ends_with("_PORT") && value.starts_with("tcp://")) {
+        return "";
     }
+    ". Kubernetes (for a Service of that name) or Docker's --link has set it: set it yourself, or \
+     turn that off with enableServiceLinks: false"
 }
 
 /// Bytes that are not UTF-8 fit no setting, and are shown in the error.

@@ -121,6 +121,7 @@ struct SocketAddress([u8; 28]);
 
 /// `struct addrinfo`, the same in both C libraries.
 #[repr(C)]
+#[allow(clippy::struct_field_names)] // as in the header
 struct AddrInfo {
     ai_flags: c_int,
     ai_family: c_int,

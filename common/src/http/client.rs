@@ -185,10 +185,10 @@ impl ClientConn {
             self.inbound.consume(2);
         }
         if matches!(self.inbound.unread(), b"" | b"\r") {
-            return match self.is_closed && self.unanswered > 0 {
-                true => Err(ResponseError::Incomplete),
-                false => Ok(false),
-            };
+            if self.is_closed && self.unanswered > 0 {
+                return Err(ResponseError::Incomplete);
+            }
+            return Ok(false);
         }
         if self.unanswered == 0 {
             return Err(ResponseError::Unexpected);

@@ -25,6 +25,9 @@ thread_local! {
     static EXECUTOR: OnceCell<Rc<Executor>> = const { OnceCell::new() };
 }
 
+/// The future of a task.
+type BoxFuture = Pin<Box<dyn Future<Output = ()>>>;
+
 /// The index of a task.
 pub(super) type TaskId = usize;
 
@@ -62,7 +65,7 @@ struct Executor {
 /// An entry of the task list. Future and waker are taken out while the task is polled. The waker
 /// stays for the next task, because making one allocates.
 struct Task {
-    future: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    future: Option<BoxFuture>,
     waker: Option<Waker>,
     deadline: Option<Instant>,
     is_queued: bool,
@@ -161,7 +164,7 @@ impl Executor {
         }
     }
 
-    fn take_future(&self, task: TaskId) -> Option<(Pin<Box<dyn Future<Output = ()>>>, Waker)> {
+    fn take_future(&self, task: TaskId) -> Option<(BoxFuture, Waker)> {
         let mut tasks = self.tasks.borrow_mut();
         let entry = tasks.get_mut(task)?;
         entry.is_queued = false;
@@ -169,7 +172,7 @@ impl Executor {
         entry.waker.take().map(|waker| (future, waker))
     }
 
-    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()>>>) {
+    fn spawn(&self, future: BoxFuture) {
         if self.is_closed.get() {
             // The spawner may hold what the drop needs. The process is about to end.
             return std::mem::forget(future);

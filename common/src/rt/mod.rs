@@ -407,7 +407,7 @@ mod tests {
                 while !done.get() {
                     yield_now().await;
                 }
-                let sources = reactor(|reactor| reactor.sources_len());
+                let sources = reactor(reactor::Reactor::sources_len);
                 assert_eq!((tasks_len(), sources), (1, 1), "round {round}");
             }
         });

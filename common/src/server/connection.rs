@@ -269,10 +269,14 @@ impl<S: Service> Connection<S> {
         let is_last = self.is_done();
         while !self.conn.outgoing().is_empty() {
             let outgoing = self.conn.outgoing();
-            let sent = self.socket.poll_io(Direction::Out, |mut io| match is_last {
-                // The last response and the FIN go in one segment: half the work for both sides.
-                true => sys::send_more(io, outgoing),
-                false => io.write(outgoing),
+            let sent = self.socket.poll_io(Direction::Out, |mut io| {
+                if is_last {
+                    // The last response and the FIN go in one segment: half the work for both
+                    // sides.
+                    sys::send_more(io, outgoing)
+                } else {
+                    io.write(outgoing)
+                }
             });
             self.conn.sent(ready!(sent)?);
             self.since = rt::now();

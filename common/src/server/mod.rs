@@ -215,6 +215,7 @@ struct Server<S> {
     empty_waker: RefCell<Option<Waker>>,
     /// Bytes are read into this first, so that a silent connection needs no buffer.
     scratch: RefCell<Box<[u8]>>,
+    #[allow(clippy::vec_box)] // they change hands in their boxes
     spare_buffers: RefCell<Vec<Box<Buffers>>>,
     clock: Cell<Clock>,
     common: RefCell<CommonFields>,
