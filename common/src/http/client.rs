@@ -548,6 +548,28 @@ mod tests {
     }
 
     #[test]
+    fn recognizes_a_repeated_head() {
+        let a = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nX: a\r\n\r\n";
+        let b = "HTTP/1.1 200 OK\r\nX: b\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let input = [a, "1", a, "2HTTP/1.1 103 \r\nX: c\r\n\r\n", a, "3"].concat()
+            + &[b, "1\r\n4\r\n0\r\n\r\n", b, "1\r\n5\r\n0\r\n\r\n", a, "6"].concat();
+        let expected =
+            [("a1", false), ("a2", true), ("a3", true), ("b4", false), ("b5", true), ("a6", false)];
+        for pieces in every_split(input.as_bytes()) {
+            let mut conn = requested(expected.len());
+            let mut found = Vec::new();
+            for piece in pieces {
+                conn.receive(piece);
+                while let Some(response) = conn.response().unwrap() {
+                    let text = [response.fields.get("x").unwrap(), response.body].concat();
+                    found.push((String::from_utf8(text).unwrap(), response.is_head_repeated));
+                }
+            }
+            assert!(found.iter().map(|(text, repeated)| (&**text, *repeated)).eq(expected));
+        }
+    }
+
+    #[test]
     fn rejects_a_response_without_a_request() {
         for input in [&b"H"[..], b"\r\nH", b"\0", b"HTTP/1.1 408 Request Timeout\r\n\r\n"] {
             assert_parses(0, input, Waits, ("", Some(Unexpected)));
