@@ -10,7 +10,7 @@ const ABOUT: About = About {
     name: env!("CARGO_PKG_NAME"),
     version: env!("CARGO_PKG_VERSION"),
     summary: "GET / responds with one fixed JSON.",
-    calls_backend: false,
+    has_backend: false,
     settings: &[&service::settings("8001")],
 };
 

@@ -24,7 +24,7 @@ const ABOUT: About = About {
     name: env!("CARGO_PKG_NAME"),
     version: env!("CARGO_PKG_VERSION"),
     summary: "GET / requests api-backend and wraps its response.",
-    calls_backend: true,
+    has_backend: true,
     settings: &[&SETTINGS, &service::settings("8000")],
 };
 

@@ -1,24 +1,24 @@
-//! What a service is told: variables and flags to a checked `Config`, and the page that `--help`
-//! prints. Every mistake is one line that names the setting, what it held and what it takes.
+//! The settings of a service: variables and flags to a checked `Config`, and the `--help` page.
+//! Each error is one line that names the setting, its value and the values that it takes.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::net::IpAddr;
 
-/// Something that a service can be told.
+/// A setting of a service.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
     /// The environment variable; the flag has the same name in lower case, with dashes.
     pub variable: &'static str,
-    /// What it takes.
+    /// The values that it takes.
     pub kind: Kind,
-    /// What holds where nothing is said; `None` must be said.
+    /// The value if none is given; `None` makes the setting required.
     pub default: Option<&'static str>,
-    /// What it does, and why the default is what it is.
+    /// Its effect, and the reason for the default.
     pub help: &'static str,
 }
 
-/// What a setting takes.
+/// The values that a setting takes.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// An address to listen on.
@@ -35,51 +35,51 @@ pub enum Kind {
     Word(&'static [&'static str]),
 }
 
-/// What a service is and can be told.
+/// The identity of a service and its settings.
 #[derive(Clone, Copy, Debug)]
 pub struct About {
     /// Its name.
     pub name: &'static str,
     /// Its version.
     pub version: &'static str,
-    /// What it does, in one sentence.
+    /// Its purpose, in one sentence.
     pub summary: &'static str,
-    /// Whether it calls a backend.
-    pub calls_backend: bool,
+    /// It sends requests to a backend.
+    pub has_backend: bool,
     /// Its settings, table after table.
     pub settings: &'static [&'static [Setting]],
 }
 
-/// What the command line asks for.
+/// The command to run.
 #[derive(Debug)]
 pub enum Command {
-    /// To serve.
+    /// Serve.
     Serve(Config),
-    /// To ask a service that runs already whether it is well.
+    /// Check the health of the running service.
     Healthcheck(Config),
-    /// To print this, and no more.
+    /// Print this text.
     Print(String),
 }
 
-/// Every setting's value, checked.
+/// The checked values of the settings.
 #[derive(Debug)]
 pub struct Config(Vec<(&'static str, String)>);
 
 impl Config {
-    /// The value of a variable that stands in the table.
+    /// The value of a setting.
     pub fn text(&self, variable: &str) -> &str {
         let found = self.0.iter().find(|(name, _)| *name == variable);
-        found.map(|(_, value)| value.as_str()).expect("the setting stands in a table")
+        found.map(|(_, value)| value.as_str()).expect("a setting of the table")
     }
 
-    /// The same, of a number.
+    /// The value of a number.
     pub fn number(&self, variable: &str) -> u64 {
-        self.text(variable).parse().expect("numbers are checked when they are read")
+        self.text(variable).parse().expect("a checked number")
     }
 
-    /// The same, of a port.
+    /// The value of a port.
     pub fn port(&self, variable: &str) -> u16 {
-        self.text(variable).parse().expect("ports are checked when they are read")
+        self.text(variable).parse().expect("a checked port")
     }
 }
 
@@ -169,13 +169,11 @@ fn config(
 
 /// Names the platform that has set a variable to the address of a service.
 fn injected(name: &str, value: &str) -> &'static str {
-    match name.ends_with("_PORT") && value.starts_with("tcp://") {
-        true => {
-            ". Kubernetes (for a Service of that name) or Docker's --link has set it: set it \
-             yourself, or turn that off with enableServiceLinks: false"
-        }
-        false => "",
+    if !(name.ends_with("_PORT") && value.starts_with("tcp://")) {
+        return "";
     }
+    ". Kubernetes (for a Service of that name) or Docker's --link has set it: set it yourself, or \
+     turn that off with enableServiceLinks: false"
 }
 
 /// Bytes that are not UTF-8 fit no setting, and are shown in the error.
@@ -190,7 +188,7 @@ impl Setting {
 }
 
 impl Kind {
-    /// What it takes, in words.
+    /// The values that it takes, in words.
     pub fn takes(self) -> String {
         match self {
             Kind::Address => "an IP address".to_owned(),
@@ -202,7 +200,7 @@ impl Kind {
         }
     }
 
-    /// The value as the service shall see it, or `None` if it does not fit.
+    /// The value as the service sees it; `None` if the setting does not take it.
     pub fn check(self, value: &str) -> Option<String> {
         let fits = match self {
             Kind::Address => value.parse::<IpAddr>().is_ok(),
@@ -221,7 +219,7 @@ fn number(value: &str) -> Option<u64> {
     value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok())?
 }
 
-/// A host, out of what people write for one: `http://` before it and `/` behind it are forgiven.
+/// The host in a value. `http://` before it and `/` behind it are ignored.
 fn host(value: &str) -> Option<&str> {
     let host = value.strip_prefix("http://").unwrap_or(value);
     let host = host.strip_suffix('/').unwrap_or(host);
@@ -240,9 +238,9 @@ fn help(about: &About) -> String {
     let name = about.name;
     let mut page = format!(
         "{name} {}: {}\n\nusage: {name} [FLAGS]              serve\n       {name} healthcheck [FLAGS]  \
-         ask GET /healthz of the service that runs here; exit 0 or 1\n       {name} --help | \
-         --version\n\nEach setting is a variable and a flag; the flag goes first, and an empty \
-         variable counts as not set.\n",
+         request GET /healthz of the service that runs here; exit 0 or 1\n       {name} --help | \
+         --version\n\nEach setting is a variable and a flag; the flag takes precedence, and \
+         an empty variable counts as not set.\n",
         about.version, about.summary,
     );
     for setting in about.settings.iter().copied().flatten() {
@@ -254,7 +252,9 @@ fn help(about: &About) -> String {
             let _ = writeln!(page, "      {line}");
         }
     }
-    page.push_str("\nexit codes: 0 ended as asked, 1 failed, 2 wrong setting, 130 or 143 by a second signal\n");
+    page.push_str(
+        "\nexit codes: 0 success, 1 failure, 2 wrong setting, 130 or 143 after a second signal\n",
+    );
     page
 }
 
@@ -266,11 +266,11 @@ mod tests {
         name: "it",
         version: "1.2.3",
         summary: "does it.",
-        calls_backend: false,
+        has_backend: false,
         settings: &[&[
             Setting { variable: "HOST", kind: Kind::Address, default: Some("::"), help: "" },
             Setting { variable: "PORT", kind: Kind::Port, default: Some("8001"), help: "" },
-            Setting { variable: "PEER", kind: Kind::Host, default: None, help: "whom" },
+            Setting { variable: "PEER", kind: Kind::Host, default: None, help: "peer" },
             Setting { variable: "PEER_PORT", kind: Kind::PeerPort, default: Some("1"), help: "" },
             Setting {
                 variable: "WAIT_MS",
@@ -288,14 +288,24 @@ mod tests {
     };
 
     fn reading(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Command, String> {
+        reading_with(arguments, variables, &[])
+    }
+
+    fn reading_with(
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+        process_1: &[&str],
+    ) -> Result<Command, String> {
         let variable = |name: &str| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
         };
-        read(&ABOUT, arguments.iter().map(OsString::from), variable)
+        read(&ABOUT, arguments.iter().map(OsString::from), variable, || {
+            process_1.iter().map(OsString::from).collect()
+        })
     }
 
     #[test]
-    fn flags_go_before_variables_and_variables_before_defaults() {
+    fn prefers_flags_to_variables_and_variables_to_defaults() {
         let variables = [("PEER", "b"), ("PORT", "1"), ("WAIT_MS", ""), ("COLOR", "off")];
         let arguments = ["--port", "2", "--port=3"];
         let Ok(Command::Serve(config)) = reading(&arguments, &variables) else { panic!() };
@@ -306,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_names_the_setting_what_it_held_and_what_it_takes() {
+    fn an_error_names_the_setting_its_value_and_the_values_it_takes() {
         for (arguments, variables, line) in [
             (
                 &[][..],
@@ -349,14 +359,26 @@ mod tests {
                 &[("PEER", "b"), ("HOST", "here")],
                 "HOST holds \"here\"; it takes an IP address",
             ),
-            (&["serve"], &[("PEER", "b")], "\"serve\" is not known here; see --help"),
+            (
+                &[],
+                &[("PEER", "b"), ("PORT", "tcp://10.0.0.1:80")],
+                "PORT holds \"tcp://10.0.0.1:80\"; it takes a port, 0 to 65535 (0: any free one)",
+            ),
+            (
+                &[],
+                &[("PEER", "b"), ("PEER_PORT", "tcp://10.0.0.1:80")],
+                "PEER_PORT holds \"tcp://10.0.0.1:80\"; it takes a port, 1 to 65535. Kubernetes (for \
+                 a Service of that name) or Docker's --link has set it: set it yourself, or turn \
+                 that off with enableServiceLinks: false",
+            ),
+            (&["serve"], &[("PEER", "b")], "unknown argument \"serve\"; see --help"),
         ] {
             assert_eq!(reading(arguments, variables).unwrap_err(), line);
         }
     }
 
     #[test]
-    fn a_host_is_forgiven_its_scheme_and_slash_and_nothing_else() {
+    fn ignores_the_scheme_and_the_slash_of_a_host_alone() {
         for (value, host) in [
             ("api-backend", Some("api-backend")),
             ("http://api-backend", Some("api-backend")),
@@ -379,15 +401,27 @@ mod tests {
     }
 
     #[test]
-    fn a_healthcheck_needs_nothing_that_only_serving_needs() {
-        let Ok(Command::Healthcheck(config)) = reading(&["healthcheck"], &[("PORT", "9")]) else {
-            panic!()
-        };
-        assert_eq!(config.number("PORT"), 9);
+    fn a_health_check_reads_host_and_port_alone() {
+        let variables = [("PORT", "9"), ("WAIT_MS", "wrong")];
+        for (arguments, process_1, port) in [
+            (&["healthcheck"][..], &[][..], 9),
+            // The flags of process 1 take precedence over variables, its own over those.
+            (&["healthcheck"], &["--port=7", "--peer", "b"], 7),
+            (&["healthcheck", "--port", "8"], &["--port=7"], 8),
+            (&["--port", "8", "healthcheck"], &["--port=7"], 8),
+            // Process 1 is another program.
+            (&["healthcheck"], &["-c", "sleep"], 9),
+        ] {
+            let found = reading_with(arguments, &variables, process_1);
+            let Ok(Command::Healthcheck(config)) = found else { panic!("{found:?}") };
+            assert_eq!(config.port("PORT"), port, "{arguments:?} {process_1:?}");
+            assert_eq!(config.text("HOST"), "::");
+        }
+        assert!(reading(&["healthcheck"], &[("PORT", "x")]).is_err());
     }
 
     #[test]
-    fn help_names_every_setting_with_its_flag_and_default() {
+    fn help_lists_each_setting_with_its_flag_and_default() {
         let Ok(Command::Print(page)) = reading(&["--help"], &[]) else { panic!() };
         for part in [
             "it 1.2.3: does it.",

@@ -255,8 +255,8 @@ impl LogQueue {
         let mut backlog = self.lock();
         loop {
             if backlog.lines.is_empty() {
-                give_back(&mut batch);
-                give_back(&mut backlog.lines);
+                free_if_large(&mut batch);
+                free_if_large(&mut backlog.lines);
                 backlog.is_writer_asleep = true;
                 let woken = self.work.wait_while(backlog, |now| now.lines.is_empty());
                 backlog = unpoisoned(woken);
@@ -298,7 +298,7 @@ fn count_lines(lines: &[u8]) -> u64 {
     lines.iter().map(|byte| u64::from(*byte == b'\n')).sum()
 }
 
-fn give_back(buffer: &mut Vec<u8>) {
+fn free_if_large(buffer: &mut Vec<u8>) {
     if buffer.capacity() > IDLE_BYTES_MAX {
         *buffer = Vec::new();
     }
@@ -323,7 +323,7 @@ const QUOTED: Alphabet = Alphabet { first: b' ', mark: b"\\x" };
 
 const JSON: Alphabet = Alphabet { first: b' ', mark: b"\\u00" };
 
-/// More than an honest path or browser name, and a line stays below 5 KB with all escaped.
+/// More than a usual path or browser name, and a line stays below 5 KB with all escaped.
 const FIELD_BYTES_MAX: usize = 256;
 
 /// The part of a field that a log line needs.
@@ -668,7 +668,7 @@ mod tests {
         log.append(&mut large.clone());
         drop(results);
         assert!(log.flush(LONG));
-        // The writer settles and falls asleep without letting go of the lock in between.
+        // The writer settles and sleeps without releasing the lock in between.
         let backlog = log.0.lock();
         assert!(backlog.is_writer_asleep && backlog.lines.capacity() <= IDLE_BYTES_MAX);
     }

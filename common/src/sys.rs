@@ -121,6 +121,7 @@ struct SocketAddress([u8; 28]);
 
 /// `struct addrinfo`, the same in both C libraries.
 #[repr(C)]
+#[allow(clippy::struct_field_names)] // as in the header
 struct AddrInfo {
     ai_flags: c_int,
     ai_family: c_int,
@@ -251,7 +252,7 @@ impl Epoll {
 }
 
 /// A non-blocking listener. Its accepted connections inherit `TCP_NODELAY`, which saves a call for
-/// each. An IPv6 listener on `::` accepts IPv4 as well, whatever `net.ipv6.bindv6only` says.
+/// each. An IPv6 listener on `::` accepts IPv4 as well, even if `net.ipv6.bindv6only` is set.
 pub(crate) fn listen(address: &SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     let socket = socket(address)?;
     // Connections of the previous process in TIME-WAIT must not keep the port.
@@ -296,7 +297,7 @@ fn set_option<T>(socket: &impl AsFd, level: c_int, option: c_int, value: &T) -> 
 /// Accepts a connection. It is non-blocking already; std's `accept` costs one more call for that.
 pub(crate) fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     let fd = listener.as_raw_fd();
-    // SAFETY: a null address tells the kernel not to write one.
+    // SAFETY: with a null address, the kernel writes none.
     let peer = unsafe {
         accept4(fd, std::ptr::null_mut(), std::ptr::null_mut(), SOCK_CLOEXEC | SOCK_NONBLOCK)
     };
@@ -345,7 +346,7 @@ impl SocketAddress {
     }
 }
 
-/// The addresses that a look-up asks for.
+/// The address families of a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AddressFamily {
     /// IPv4 and IPv6.
@@ -359,7 +360,7 @@ pub(crate) enum AddressFamily {
 pub(crate) enum LookupError {
     /// The name does not exist, or has no address.
     NoName,
-    /// No name server answered, or not with success.
+    /// No name server responded, or none with success.
     Temporary,
 }
 
@@ -419,7 +420,7 @@ pub fn signals(signals: &[i32]) -> io::Result<OwnedFd> {
     if failed != 0 {
         return Err(io::Error::from_raw_os_error(failed));
     }
-    // SAFETY: as above; -1 asks for a new descriptor.
+    // SAFETY: as above; -1 requests a new descriptor.
     owned(unsafe { signalfd(-1, &raw const set, SFD_CLOEXEC | SFD_NONBLOCK) })
 }
 
@@ -445,10 +446,10 @@ pub(crate) fn cpu_time() -> io::Result<Duration> {
     Ok(Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32))
 }
 
-/// Raises the soft limit of open descriptors to the hard one, if it may; the limit in force.
+/// Raises the soft limit of open descriptors to the hard one, if it may; returns the limit in force.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     let mut limit = ResourceLimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the kernel writes one `Limit`.
+    // SAFETY: the kernel writes one `ResourceLimit`.
     checked(unsafe { getrlimit(RLIMIT_NOFILE, &raw mut limit) })?;
     let raised = ResourceLimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
     // SAFETY: the limit lives through the call.
@@ -467,7 +468,7 @@ fn checked(result: c_int) -> io::Result<c_int> {
 
 fn owned(result: c_int) -> io::Result<OwnedFd> {
     let fd = checked(result)?;
-    // SAFETY: the call that gave this descriptor has just opened it, and nobody else has it.
+    // SAFETY: the call that gave this descriptor has just opened it, and it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

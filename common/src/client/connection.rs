@@ -23,7 +23,7 @@ const SERVED_BY_BYTES_MAX: usize = 64;
 /// first loses its port for a minute (TIME-WAIT, RFC 9293): with a connection for each request, the
 /// ports would run out.
 const LINGER: Duration = Duration::from_secs(1);
-/// Connections of one worker that wait so.
+/// Connections of one worker that wait for the backend to close.
 const LINGERING_MAX: usize = 256;
 /// The next address is tried if one is silent for this long (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);

@@ -30,10 +30,10 @@ pub use resolver::Resolver;
 const READ_BYTES_MAX: usize = 32 << 10;
 /// A longer `Via` is taken for a loop of services that rewrite it.
 const VIA_BYTES_MAX: usize = 1024;
-/// A probe is answered within this time, whatever the load.
+/// The time limit of a probe, under any load.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
 
-/// The backend, and how it is requested.
+/// The backend, and the settings of requests to it.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// Its host name or address.
@@ -42,7 +42,7 @@ pub struct Target {
     pub port: u16,
     /// The time that a request may take, look-up and connection included.
     pub timeout: Duration,
-    /// Whether connections are kept between requests.
+    /// The reuse of connections between requests.
     pub reuse: Reuse,
     /// The connections that one worker may open.
     pub connections_max: usize,
@@ -52,7 +52,7 @@ pub struct Target {
     pub via: String,
 }
 
-/// Whether connections are kept between requests.
+/// The reuse of connections between requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
     /// As long as the backend keeps them, and 10 s at most.
@@ -68,7 +68,7 @@ pub enum Error {
     Status(u16),
     /// No connection could be opened: the system's error number.
     Refused(i32),
-    /// The host name has no address, or no name server answered.
+    /// The host name has no address, or no name server responded.
     Dns,
     /// No complete response came in time.
     Timeout,
@@ -146,7 +146,7 @@ pub enum Event {
     Responded(Duration),
     /// A request was sent again.
     Retried,
-    /// The addresses of the name were asked for.
+    /// A look-up of the name was requested.
     LookedUp,
     /// The look-up failed or took too long; the last addresses are used if there are any.
     LookupFailed,
@@ -154,7 +154,7 @@ pub enum Event {
     Changed(Stats),
 }
 
-/// The response made of one with status 200, or why there is none.
+/// The response made of one with status 200, or an error.
 pub type Outcome = Result<Response, Error>;
 
 /// The client of one worker.
@@ -202,7 +202,7 @@ impl Client {
         Ok(self.start(Priority::Normal, request, self.0.target.timeout))
     }
 
-    /// Asks whether the backend responds at all. The answer comes within a second.
+    /// Requests any response of the backend. The outcome comes within a second.
     pub fn probe(&self) -> ProbeFuture {
         let timeout = PROBE_TIMEOUT.min(self.0.target.timeout);
         ProbeFuture { response: self.start(Priority::Probe, None, timeout), made: rt::now() }
@@ -265,7 +265,7 @@ impl Target {
     }
 }
 
-/// A request that is under way: a future of its outcome. Dropping it gives the request up.
+/// A request that is under way: a future of its outcome. Dropping it cancels the request.
 pub struct ResponseFuture {
     shared: Rc<Shared>,
     id: RequestId,

@@ -39,12 +39,12 @@ const IDLE_MAX: Duration = Duration::from_secs(1);
 const PIPELINED_CONNECTIONS: usize = 4;
 /// Requests on one such connection: as many responses fit one read.
 const PIPELINE_DEPTH: usize = 128;
-/// A backend that takes pipelined requests answers within microseconds.
+/// A backend that takes pipelined requests responds within microseconds.
 const STALL: Duration = Duration::from_millis(20);
 /// After a connection could not be opened, the pause before the next one, if others are open.
 const OPEN_PAUSE: Duration = Duration::from_millis(20);
 
-/// A request of the pool. The generation tells it from an earlier one at the same index.
+/// A request of the pool. The generation differs from that of an earlier one at the same index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RequestId {
     index: usize,
@@ -54,7 +54,7 @@ pub(super) struct RequestId {
 /// The index of a connection.
 pub(super) type ConnectionId = usize;
 
-/// Whether a backend takes pipelined requests.
+/// The pipelining that a backend takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Pipelining {
     /// It has not responded yet.
@@ -64,7 +64,7 @@ pub(super) enum Pipelining {
     On,
 }
 
-/// Whether a request waits behind others.
+/// The place of a request in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Priority {
     Normal,
@@ -228,7 +228,7 @@ impl Pool {
         slot.bytes.as_deref()
     }
 
-    /// Gives a request up. If it was sent, its response will be dropped.
+    /// Cancels a request. If it was sent, its response will be dropped.
     pub(super) fn cancel(&mut self, id: RequestId) {
         if let State::Queued { .. } = self.release(id) {
             self.stats.waiting -= 1;

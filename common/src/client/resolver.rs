@@ -42,7 +42,7 @@ struct State {
 /// The result of a look-up.
 #[derive(Clone, Debug)]
 pub(super) struct Lookup {
-    /// No address means that the name has none, or that no name server answers.
+    /// No address means that the name has none, or that no name server responds.
     pub(super) addresses: Vec<IpAddr>,
     /// It was late or failed: the addresses are of an earlier one.
     pub(super) is_failing: bool,
@@ -109,7 +109,7 @@ impl Shared {
                 Ok(addresses) => {
                     (state.addresses, state.found_at) = (addresses, Some(Instant::now()));
                 }
-                // The name is gone: that is an answer.
+                // The name is gone: that is a result.
                 Err(LookupError::NoName) => state.found_at = None,
                 Err(LookupError::Temporary) => {}
             }
@@ -131,7 +131,7 @@ impl Shared {
 
 fn lookup(host: &str) -> Result<Vec<IpAddr>, LookupError> {
     sys::lookup(host, AddressFamily::Any)
-        // Where the question for AAAA fails, musl drops the answer to that for A.
+        // If the AAAA query fails, musl drops the response to the A query.
         .or_else(|first| {
             sys::lookup(host, AddressFamily::V4).map_err(|second| match first {
                 LookupError::NoName => second,

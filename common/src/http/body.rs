@@ -1,4 +1,4 @@
-//! Message bodies: how long one is, and how to take it out of a stream of bytes.
+//! Message bodies: the decision on their length, and decoding. Limits and grammar are enforced.
 
 use super::grammar::{hex, is_field_byte, is_tchar};
 use super::parse::{Coding, MessageHeaders};
@@ -12,7 +12,7 @@ pub(super) enum MessageKind {
     Response(u16),
 }
 
-/// Whether blanks between a chunk size and its CRLF are accepted. Real servers send them. They are
+/// The treatment of blanks between a chunk size and its CRLF. Real servers send them. They are
 /// harmless in a response that is parsed here and not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leniency {
@@ -33,7 +33,7 @@ pub(super) struct Body {
 
 #[derive(Clone, Copy, Debug)]
 enum Framing {
-    /// So many bytes are still to come.
+    /// This many bytes are still to come.
     Length(u64),
     Chunked(ChunkState),
     /// All bytes until the peer closes.
@@ -52,7 +52,7 @@ enum ChunkState {
     Blank(u64),
     Extension(u64, ExtensionState),
     SizeEnd(u64),
-    /// So many bytes, then CRLF.
+    /// This many bytes, then CRLF.
     Data(u64),
     DataEnd,
     /// At the start of a line of the trailer section.
@@ -104,7 +104,7 @@ impl Body {
     ) -> Result<Body, ParseError> {
         let framing = match (kind, headers.coding, headers.length) {
             // RFC 9112 6.1: both lengths at once is how requests are smuggled, and a coding in
-            // HTTP/1.0 is faulty, whichever it is.
+            // HTTP/1.0 is faulty, with any name.
             (_, Some(_), Some(_)) => return Err(ParseError::Framing),
             (_, Some(_), None) if version == Version::Http10 => return Err(ParseError::Framing),
             (MessageKind::Response(100..=199 | 204 | 304), _, _) => Framing::Length(0),

@@ -1,4 +1,4 @@
-//! The bytes of a connection that have been received and not parsed, or written and not sent.
+//! Buffers of a connection: bytes received and not parsed, bytes written and not sent.
 
 use super::ParseError;
 use super::grammar::{find, starts_with};
@@ -48,14 +48,14 @@ impl<T: Copy> HeadCache<T> {
     }
 }
 
-/// The length of the head at the front of what was received.
+/// The length of the head at the front of the received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HeadLength {
     /// All of it is there, blank line included.
     Complete(usize),
     /// More must be received.
     Partial,
-    /// It is longer than it may be; this is true of its first line if `in_first_line`.
+    /// It exceeds the limit; its first line alone does if `in_first_line`.
     TooLong { in_first_line: bool },
 }
 
@@ -106,7 +106,7 @@ impl Inbound {
     }
 
     /// Searches for the end of the head at the front. Bytes beyond `bytes_max` must not matter:
-    /// whether they have arrived is chance.
+    /// they may have arrived or not.
     pub(super) fn head_length(&mut self, bytes_max: usize) -> Result<HeadLength, ParseError> {
         let unread = self.bytes.get(self.start..).unwrap_or_default();
         let reachable = unread.get(..bytes_max).unwrap_or(unread);
@@ -150,7 +150,7 @@ impl Outbound {
         self.bytes.get(self.sent..).unwrap_or_default()
     }
 
-    /// Records that so many bytes were sent.
+    /// Records that this many bytes were sent.
     pub(super) fn advance(&mut self, count: usize) {
         self.sent += count;
         // At least half of the bytes go: each is moved once on average, and sent bytes do not pile

@@ -61,9 +61,9 @@ pub struct ReceivedResponse<'a> {
     pub fields: Fields<'a>,
     /// The body, without the bytes that chunking added.
     pub body: &'a [u8],
-    /// Whether the server keeps the connection open.
+    /// `Keep` if the server keeps the connection open.
     pub keep_alive: KeepAlive,
-    /// Its head is that of the response before, to the byte.
+    /// Its head has the bytes of the previous head.
     pub is_head_repeated: bool,
 }
 
@@ -123,7 +123,7 @@ impl ClientConn {
         self.outbound.unsent()
     }
 
-    /// Records that so many outgoing bytes were sent.
+    /// Records that this many outgoing bytes were sent.
     pub fn sent(&mut self, count: usize) {
         self.outbound.advance(count);
     }
@@ -185,10 +185,10 @@ impl ClientConn {
             self.inbound.consume(2);
         }
         if matches!(self.inbound.unread(), b"" | b"\r") {
-            return match self.is_closed && self.unanswered > 0 {
-                true => Err(ResponseError::Incomplete),
-                false => Ok(false),
-            };
+            if self.is_closed && self.unanswered > 0 {
+                return Err(ResponseError::Incomplete);
+            }
+            return Ok(false);
         }
         if self.unanswered == 0 {
             return Err(ResponseError::Unexpected);
@@ -545,6 +545,28 @@ mod tests {
         assert_parses(5, input, Closes, (all, None));
         let but_one = "200 a Keep, 200 b Keep, 204  Keep";
         assert_parses(3, input, Waits, (but_one, Some(Unexpected)));
+    }
+
+    #[test]
+    fn recognizes_a_repeated_head() {
+        let a = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nX: a\r\n\r\n";
+        let b = "HTTP/1.1 200 OK\r\nX: b\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let input = [a, "1", a, "2HTTP/1.1 103 \r\nX: c\r\n\r\n", a, "3"].concat()
+            + &[b, "1\r\n4\r\n0\r\n\r\n", b, "1\r\n5\r\n0\r\n\r\n", a, "6"].concat();
+        let expected =
+            [("a1", false), ("a2", true), ("a3", true), ("b4", false), ("b5", true), ("a6", false)];
+        for pieces in every_split(input.as_bytes()) {
+            let mut conn = requested(expected.len());
+            let mut found = Vec::new();
+            for piece in pieces {
+                conn.receive(piece);
+                while let Some(response) = conn.response().unwrap() {
+                    let text = [response.fields.get("x").unwrap(), response.body].concat();
+                    found.push((String::from_utf8(text).unwrap(), response.is_head_repeated));
+                }
+            }
+            assert!(found.iter().map(|(text, repeated)| (&**text, *repeated)).eq(expected));
+        }
     }
 
     #[test]

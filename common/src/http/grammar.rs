@@ -1,6 +1,6 @@
 //! The grammar of RFC 9110, RFC 9112 and RFC 3986 below the level of a head: character classes,
-//! tokens, numbers, authorities, request targets. Where leniency would let two readers see
-//! different messages, there is none.
+//! tokens, numbers, authorities, request targets. There is no leniency where two parsers could
+//! see different messages.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -11,7 +11,7 @@ use super::Method;
 /// fit the method or a byte does not fit the form.
 pub(super) fn target_path<'a>(method: Method<'_>, target: &'a [u8]) -> Option<Cow<'a, [u8]>> {
     match (method, target) {
-        // The authority-form names no resource here; the method is answered 501.
+        // The authority-form names no resource here; the method receives 501.
         (Method::Connect, _) => (!port(target)?.is_empty()).then_some(Cow::Borrowed(target)),
         (Method::Options, b"*") => Some(Cow::Borrowed(target)),
         (_, b"/") => Some(Cow::Borrowed(target)),
@@ -45,7 +45,7 @@ fn decoded(target: &[u8]) -> Option<Cow<'_, [u8]>> {
     }
 }
 
-/// How many `%XX` there are; `None` for a broken one, or another byte outside the class.
+/// The number of `%XX`; `None` for a broken one, or another byte outside the class.
 fn escapes(bytes: &[u8], class: u8) -> Option<usize> {
     if bytes.iter().all(|&byte| is(byte, class)) {
         return Some(0);
@@ -234,7 +234,7 @@ pub(super) fn split(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     Some((before, after.get(1..)?))
 }
 
-/// The first line without its CRLF, and the rest. A CR elsewhere stays in and is refused later.
+/// The first line without its CRLF, and the rest. A CR elsewhere stays in and is rejected later.
 pub(super) fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (line, rest) = split(bytes, b'\n')?;
     Some((line.strip_suffix(b"\r")?, rest))

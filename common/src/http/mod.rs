@@ -78,13 +78,13 @@ impl<'a> Method<'a> {
 /// The minor version of HTTP/1; a higher one than 1 is treated as 1 (RFC 9110 section 2.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// HTTP/1.0: the connection closes after each response, unless the client asks to keep it.
+    /// HTTP/1.0: the connection closes after each response, unless the client sends `keep-alive`.
     Http10,
     /// HTTP/1.1
     Http11,
 }
 
-/// Whether the connection stays open after a response (RFC 9112 section 9.3).
+/// The connection after a response: it persists or closes (RFC 9112 section 9.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeepAlive {
     /// It stays open for the next request.

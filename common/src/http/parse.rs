@@ -9,8 +9,8 @@ use super::{Method, ParseError, Request, Version};
 /// More fields than any client sends. Each costs a pass over its name.
 const FIELDS_MAX: usize = 128;
 
-/// Finds the end of the head at the start of `bytes`, blank line included. `searched` is how far
-/// the previous search came; it moves forward, so that no byte is searched twice.
+/// Finds the end of the head at the start of `bytes`, blank line included. `searched` is the end
+/// of the previous search; it moves forward, so that no byte is searched twice.
 pub(super) fn find_end(bytes: &[u8], searched: &mut usize) -> Result<Option<usize>, ParseError> {
     loop {
         let Some(found) = bytes.get(*searched..).and_then(|rest| grammar::find(rest, b'\n')) else {
@@ -174,7 +174,7 @@ pub(super) struct MessageHeaders<'a> {
 /// The list of all `Transfer-Encoding` fields together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coding {
-    /// No coding in the list: some parsers see one there, others do not.
+    /// A field without a coding, alone or with others: some parsers see a coding there.
     Empty,
     /// `chunked` and nothing else.
     Chunked,
@@ -230,10 +230,12 @@ impl<'a> MessageHeaders<'a> {
                 }
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                if list(value).next().is_none() {
+                    self.coding = Some(Coding::Empty);
+                }
                 for coding in list(value) {
                     self.coding = Some(Coding::append(self.coding, coding));
                 }
-                self.coding = self.coding.or(Some(Coding::Empty));
             }
             _ => {}
         }
@@ -248,8 +250,9 @@ impl Coding {
         let is_chunked = coding.eq_ignore_ascii_case(b"chunked");
         let is_known = KNOWN.iter().any(|known| coding.eq_ignore_ascii_case(known));
         match before {
-            None | Some(Coding::Empty) if is_chunked => Coding::Chunked,
-            None | Some(Coding::Empty | Coding::NotFinal) if is_known => Coding::NotFinal,
+            Some(Coding::Empty) => Coding::Empty,
+            None if is_chunked => Coding::Chunked,
+            None | Some(Coding::NotFinal) if is_known => Coding::NotFinal,
             Some(Coding::Chunked) if is_chunked || is_known => Coding::NotFinal,
             _ => Coding::Unknown,
         }
@@ -732,14 +735,15 @@ mod tests {
             // Empty members are ignored (RFC 9110 5.6.1.2).
             (b"Transfer-Encoding: ,chunked\r\n", Some(Coding::Chunked)),
             (b"Transfer-Encoding: , \t, chunked , ,\r\n", Some(Coding::Chunked)),
-            (b"Transfer-Encoding:\r\nTransfer-Encoding: chunked\r\n", Some(Coding::Chunked)),
-            (b"Transfer-Encoding: chunked\r\nTransfer-Encoding:\r\n", Some(Coding::Chunked)),
-            // `chunked` is missing, comes twice, or does not come last.
+            // A field without a coding.
+            (b"Transfer-Encoding:\r\nTransfer-Encoding: chunked\r\n", Some(Coding::Empty)),
+            (b"Transfer-Encoding: chunked\r\nTransfer-Encoding: ,\r\n", Some(Coding::Empty)),
             (b"Transfer-Encoding:\r\n", Some(Coding::Empty)),
             (b"Transfer-Encoding: ,\r\n", Some(Coding::Empty)),
             (b"Transfer-Encoding: , ,\t, \r\n", Some(Coding::Empty)),
-            (b"Transfer-Encoding:\r\nTransfer-Encoding: gzip\r\n", Some(Coding::NotFinal)),
+            (b"Transfer-Encoding:\r\nTransfer-Encoding: cow, chunked\r\n", Some(Coding::Empty)),
             (b"Transfer-Encoding: gzip,\r\n", Some(Coding::NotFinal)),
+            // `chunked` is missing, comes twice, or does not come last.
             (b"Transfer-Encoding: identity\r\n", Some(Coding::NotFinal)),
             (b"Transfer-Encoding: gzip\r\n", Some(Coding::NotFinal)),
             (b"Transfer-Encoding: gzip, deflate\r\n", Some(Coding::NotFinal)),

@@ -191,7 +191,7 @@ impl ServerConn {
         self.buffers.as_ref().map_or(&[], |buffers| buffers.outbound.unsent())
     }
 
-    /// Records that so many outgoing bytes were sent.
+    /// Records that this many outgoing bytes were sent.
     pub fn sent(&mut self, count: usize) {
         if let Some(buffers) = &mut self.buffers {
             buffers.outbound.advance(count);
@@ -709,6 +709,8 @@ mod tests {
             (b"Transfer-Encoding: x\r\nContent-Length: 5\r\n\r\nhello", Framing),
             (b"Transfer-Encoding:\r\nContent-Length: 0\r\n\r\n", Framing),
             (b"Transfer-Encoding: , \r\n\r\n", Framing),
+            (b"Transfer-Encoding: chunked\r\nTransfer-Encoding:\r\n\r\n0\r\n\r\n", Framing),
+            (b"Transfer-Encoding:\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Framing),
             (b"Transfer-Encoding: identity\r\n\r\n", Framing),
             (b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", Framing),
             (b"Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n\r\n", Framing),

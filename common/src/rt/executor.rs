@@ -1,6 +1,6 @@
 //! Tasks of one worker thread: polling, waking, deadlines.
 //!
-//! A task's deadline is the earliest that its last poll asked for. The executor forgets it before
+//! A task's deadline is the earliest that its last poll set. The executor forgets it before
 //! the next poll, so that a dropped wait leaves nothing behind and setting one is a single store.
 //! A wake may be spurious. So `Shutdown` wakes all tasks, and none has to register for it.
 
@@ -18,12 +18,15 @@ use std::time::{Duration, Instant};
 
 use super::reactor::Reactor;
 
-/// Polls between two looks at the kernel: tasks that wake each other must not starve the sockets.
+/// Polls between two calls of `epoll_wait`: tasks that wake each other must not starve the sockets.
 const POLLS_MAX: usize = 4096;
 
 thread_local! {
     static EXECUTOR: OnceCell<Rc<Executor>> = const { OnceCell::new() };
 }
+
+/// The future of a task.
+type BoxFuture = Pin<Box<dyn Future<Output = ()>>>;
 
 /// The index of a task.
 pub(super) type TaskId = usize;
@@ -49,7 +52,7 @@ struct Executor {
     ready: RefCell<VecDeque<TaskId>>,
     yielded: RefCell<Vec<TaskId>>,
     current: Cell<TaskId>,
-    /// The deadline that the current task has asked for so far.
+    /// The earliest deadline that the current task has set in this poll.
     deadline: Cell<Option<Instant>>,
     /// No task's deadline is earlier.
     next_deadline: Cell<Option<Instant>>,
@@ -62,7 +65,7 @@ struct Executor {
 /// An entry of the task list. Future and waker are taken out while the task is polled. The waker
 /// stays for the next task, because making one allocates.
 struct Task {
-    future: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    future: Option<BoxFuture>,
     waker: Option<Waker>,
     deadline: Option<Instant>,
     is_queued: bool,
@@ -161,7 +164,7 @@ impl Executor {
         }
     }
 
-    fn take_future(&self, task: TaskId) -> Option<(Pin<Box<dyn Future<Output = ()>>>, Waker)> {
+    fn take_future(&self, task: TaskId) -> Option<(BoxFuture, Waker)> {
         let mut tasks = self.tasks.borrow_mut();
         let entry = tasks.get_mut(task)?;
         entry.is_queued = false;
@@ -169,7 +172,7 @@ impl Executor {
         entry.waker.take().map(|waker| (future, waker))
     }
 
-    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()>>>) {
+    fn spawn(&self, future: BoxFuture) {
         if self.is_closed.get() {
             // The spawner may hold what the drop needs. The process is about to end.
             return std::mem::forget(future);

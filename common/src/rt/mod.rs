@@ -37,7 +37,7 @@ pub async fn sleep_until(at: Instant) {
     poll_fn(|_| poll_deadline(at)).await;
 }
 
-/// Lets all ready tasks be polled, and the kernel be asked for events, before it returns.
+/// Returns after all ready tasks have been polled and new events have been handled.
 pub async fn yield_now() {
     let mut has_yielded = false;
     poll_fn(|_| {
@@ -407,7 +407,7 @@ mod tests {
                 while !done.get() {
                     yield_now().await;
                 }
-                let sources = reactor(|reactor| reactor.sources_len());
+                let sources = reactor(reactor::Reactor::sources_len);
                 assert_eq!((tasks_len(), sources), (1, 1), "round {round}");
             }
         });

@@ -14,7 +14,7 @@ use crate::sys::{self, Epoll};
 /// The token of the pipe that wakes a worker. Descriptors count from 0.
 const WAKE_TOKEN: u64 = u64::MAX;
 
-/// Reported without being asked for; a read or write then returns the error.
+/// Always reported, without interest in it; a read or write then returns the error.
 const FAILED: u32 = sys::EPOLLERR | sys::EPOLLHUP;
 /// The peer has ended its half of the connection, or the connection has failed.
 const READ_CLOSED: u32 = FAILED | sys::EPOLLRDHUP;
@@ -284,13 +284,13 @@ impl Reactor {
             Direction::In => source.reader = Some(task),
             Direction::Out => source.writer = Some(task),
         }
-        // EPOLLOUT is asked for from the first WouldBlock on; before that, every new connection
-        // would raise an event.
+        // Register EPOLLOUT only after the first WouldBlock; otherwise every new connection raises
+        // an event.
         let interest = match (source.sharing, source.interest, direction) {
             (_, Some(Direction::Out), _) | (_, Some(Direction::In), Direction::In) => {
                 return Poll::Pending;
             }
-            // The kernel accepts no EPOLLRDHUP beside this flag.
+            // The kernel accepts no EPOLLRDHUP with EPOLLEXCLUSIVE.
             (Sharing::Exclusive, ..) => sys::EPOLLIN | sys::EPOLLEXCLUSIVE,
             (Sharing::Own, _, Direction::In) => sys::EPOLLIN | sys::EPOLLRDHUP | sys::EPOLLET,
             (Sharing::Own, _, Direction::Out) => {

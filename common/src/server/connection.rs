@@ -22,8 +22,8 @@ use crate::sys;
 const UNANSWERED_MAX: usize = 32;
 /// Unsent bytes after which no more is read from a client that does not take its responses.
 const OUTGOING_BYTES_MAX: usize = 16 << 10;
-/// A connection with more to do yields to the others after so many reads, or once this turn of the
-/// event loop has lasted so long.
+/// A connection with more to do yields to the others after this many reads, or once this turn of
+/// the event loop has lasted this long.
 const READS_PER_TURN_MAX: usize = 4;
 const TURN_MAX: Duration = Duration::from_micros(500);
 /// How long a client may take to see a response that closes the connection while it still sends;
@@ -250,7 +250,7 @@ impl<S: Service> Connection<S> {
 
     fn respond(&mut self, context: ResponseContext, response: &Response) {
         let server = &self.guard.server;
-        // At shutdown, requests that have been received are answered before one says `close`.
+        // At shutdown, requests that have been received get responses before one says `close`.
         let is_last = self.unanswered.is_empty() && self.conn.is_input_consumed();
         let mut keep_alive = KeepAlive::Keep;
         if is_last && server.shutdown.is_begun() {
@@ -269,10 +269,14 @@ impl<S: Service> Connection<S> {
         let is_last = self.is_done();
         while !self.conn.outgoing().is_empty() {
             let outgoing = self.conn.outgoing();
-            let sent = self.socket.poll_io(Direction::Out, |mut io| match is_last {
-                // The last response and the FIN go in one segment: half the work for both sides.
-                true => sys::send_more(io, outgoing),
-                false => io.write(outgoing),
+            let sent = self.socket.poll_io(Direction::Out, |mut io| {
+                if is_last {
+                    // The last response and the FIN go in one segment: half the work for both
+                    // sides.
+                    sys::send_more(io, outgoing)
+                } else {
+                    io.write(outgoing)
+                }
             });
             self.conn.sent(ready!(sent)?);
             self.since = rt::now();
@@ -368,7 +372,7 @@ impl<S: Service> Connection<S> {
             _ if !self.conn.outgoing().is_empty() => {
                 (self.since + settings.write_timeout, Wait::Close)
             }
-            // The service sees to it that its responses are ready in time.
+            // The service makes its responses ready in time.
             _ if !self.unanswered.is_empty() => return Wait::ForEvent,
             Stage::Idle | Stage::Head | Stage::Body if self.peer.is_over_limit => {
                 (self.since + OVER_LIMIT_TIMEOUT, Wait::Reject(Reject::Crowded))
@@ -433,7 +437,7 @@ impl<F> Unanswered<F> {
     }
 }
 
-/// Nothing in it points into it.
+/// No field points into another.
 impl<S: Service> Unpin for Connection<S> {}
 
 impl<S: Service> Future for Connection<S> {

@@ -215,6 +215,7 @@ struct Server<S> {
     empty_waker: RefCell<Option<Waker>>,
     /// Bytes are read into this first, so that a silent connection needs no buffer.
     scratch: RefCell<Box<[u8]>>,
+    #[allow(clippy::vec_box)] // they change hands in their boxes
     spare_buffers: RefCell<Vec<Box<Buffers>>>,
     clock: Cell<Clock>,
     common: RefCell<CommonFields>,
@@ -302,5 +303,22 @@ impl<S: Service> Drop for ConnectionGuard<S> {
         {
             waker.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rejection_has_its_status_and_a_label_of_its_own() {
+        let codes = Reject::OTHERS.map(|reject| reject.status().code());
+        assert_eq!(codes, [408, 503, 503, 500]);
+        assert_eq!(Reject::Parse(ParseError::BodyTooLarge).status().code(), 413);
+        let parse_errors = ParseError::ALL.iter().map(|error| Reject::Parse(*error));
+        let mut labels: Vec<_> = Reject::OTHERS.into_iter().chain(parse_errors).collect();
+        labels.sort_by_key(|reject| reject.label());
+        labels.dedup_by_key(|reject| reject.label());
+        assert_eq!(labels.len(), Reject::OTHERS.len() + ParseError::ALL.len());
     }
 }

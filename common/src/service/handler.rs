@@ -152,7 +152,7 @@ impl<F> Drop for Recorded<F> {
     }
 }
 
-/// What is kept of a request until its response is ready.
+/// The parts of a request that are kept until its response is ready.
 struct RequestInfo {
     route: Route,
     began: Instant,

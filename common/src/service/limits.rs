@@ -46,7 +46,7 @@ impl ProcessLimits {
         wanted_per_worker.min(self.connections() / 4 / self.workers).max(1)
     }
 
-    /// Connections of clients, beside those to the backend of all workers.
+    /// Connections of clients, besides those of all workers to the backend.
     pub fn client_connections(self, wanted: u64, backend: u64) -> u64 {
         wanted.min(self.connections().saturating_sub(backend)).max(1)
     }

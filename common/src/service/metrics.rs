@@ -189,7 +189,7 @@ fn write_responses(shared: &Shared, page: &mut Exposition) {
         route == Route::Root
             && match status {
                 Status::Ok => true,
-                Status::BadGateway | Status::GatewayTimeout => shared.about.calls_backend,
+                Status::BadGateway | Status::GatewayTimeout => shared.about.has_backend,
                 _ => false,
             }
     };

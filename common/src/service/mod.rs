@@ -1,5 +1,5 @@
-//! What both services have beside their `GET /`: routes, metrics, settings, signals, the log, and
-//! the start and the end of the process.
+//! The parts that all services share: routes, metrics, settings, signals, the log, and the start
+//! and the end of the process.
 
 mod handler;
 mod healthcheck;
@@ -37,9 +37,9 @@ pub use crate::server::Reply;
 pub use limits::ProcessLimits;
 pub use settings::{limits, settings};
 
-/// How often a worker that has drained looks whether the others have.
+/// How often a worker that has drained checks that the others have.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
-/// How often the first worker looks whether the others have started, beside being told.
+/// How often the first worker checks that the others have started; they notify it too.
 const START_POLL: Duration = Duration::from_millis(50);
 /// The stack of a worker. Nothing recurses.
 const STACK_BYTES: usize = 256 << 10;
@@ -78,7 +78,7 @@ pub trait Handler: 'static {
     }
 }
 
-/// What an `App` is made from.
+/// The values that an `App` is made from.
 pub struct Setup<'a> {
     /// The settings.
     pub config: &'a Config,
@@ -192,7 +192,7 @@ impl Shared {
     }
 }
 
-/// The `main` of a service: reads the command line and does what it says. `new` makes the app once
+/// The `main` of a service: runs the command of the command line. `new` makes the app once
 /// the settings are known.
 pub fn run<A: App>(
     about: &'static About,
@@ -391,7 +391,7 @@ fn server_settings(
     hostname: &str,
 ) -> server::Settings {
     let duration = |variable| Duration::from_millis(config.number(variable));
-    let backend = if about.calls_backend {
+    let backend = if about.has_backend {
         process.workers * process.backend_connections(config.number("BACKEND_CONNECTIONS_MAX"))
     } else {
         0

@@ -70,7 +70,7 @@ pub const fn settings(port: &'static str) -> [Setting; 15] {
             variable: "HEAD_TIMEOUT_MS",
             kind: Kind::Number(1, 86_400_000),
             default: Some("10000"),
-            help: "A head, from its first byte to its last: enough for any honest client.",
+            help: "A head, from its first byte to its last: enough for any usual client.",
         },
         Setting {
             variable: "BODY_TIMEOUT_MS",
