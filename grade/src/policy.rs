@@ -419,8 +419,12 @@ impl Judge<'_> {
     }
 
     fn refuse(&mut self, word: &'static str, what: String) {
+        self.refuse_words(word, Words::quoted(what));
+    }
+
+    fn refuse_words(&mut self, word: &'static str, what: Words) {
         if !self.is_allowed(word) {
-            self.refusals.push(Refusal { word, what: Words::quoted(what) });
+            self.refusals.push(Refusal { word, what });
         }
     }
 
@@ -529,7 +533,17 @@ impl Judge<'_> {
             }
         };
         let Some(word) = wrong.filter(|_| !value.is_empty()) else { return Some(value.clone()) };
-        self.refuse(word, said());
+        let what = match (word, check) {
+            (PATHS, Check::BuildDockerfile) => {
+                paths::outside(&said(), &self.root.join(&self.context).join(&scalar))
+            }
+            (PATHS, _) => paths::outside(&said(), &self.root.join(&scalar)),
+            (_, Check::NetworkMode | Check::OwnNamespace) => {
+                Words::quoted(format!("{shown}: {scalar}"))
+            }
+            _ => Words::quoted(said()),
+        };
+        self.refuse_words(word, what);
         self.is_allowed(word).then(|| value.clone())
     }
 
@@ -735,8 +749,8 @@ mod tests {
             ("privileged", &[(PRIVILEGES, "api-backend: privileged true")]),
             ("cap-add", &[(PRIVILEGES, "api-backend: cap_add [\"SYS_ADMIN\"]")]),
             ("devices", &[(DEVICES, "api-backend: devices [\"/dev/")]),
-            ("pid-host", &[(NAMESPACES, "api-backend: pid host")]),
-            ("host-network", &[(NAMESPACES, "api-backend: network_mode host")]),
+            ("pid-host", &[(NAMESPACES, "api-backend: pid: host")]),
+            ("host-network", &[(NAMESPACES, "api-backend: network_mode: host")]),
             ("host-mount", &[(MOUNTS, "api-backend: volumes /")]),
             ("docker-socket", &[(MOUNTS, ": volumes /var/run/docker.sock")]),
         ];
@@ -777,7 +791,7 @@ mod tests {
             &[(DEVICES, "devices")],
         ),
         (r#""device_cgroup_rules": ["a *:* rwm"]"#, &[(DEVICES, "a *:* rwm")]),
-        (r#""ipc": "host", "uts": "host""#, &[(NAMESPACES, "ipc host"), (NAMESPACES, "uts")]),
+        (r#""ipc": "host", "uts": "host""#, &[(NAMESPACES, "ipc: host"), (NAMESPACES, "uts")]),
         (
             r#""userns_mode": "host", "cgroup": "host""#,
             &[(NAMESPACES, "userns_mode"), (NAMESPACES, "cgroup")],
