@@ -419,7 +419,7 @@ impl Judge<'_> {
     }
 
     fn refuse(&mut self, word: &'static str, what: String) {
-        self.refuse_words(word, Words::quoted(what));
+        self.refuse_words(word, Words::keyed(what));
     }
 
     fn refuse_words(&mut self, word: &'static str, what: Words) {
@@ -539,9 +539,9 @@ impl Judge<'_> {
             }
             (PATHS, _) => paths::outside(&said(), &self.root.join(&scalar)),
             (_, Check::NetworkMode | Check::OwnNamespace) => {
-                Words::quoted(format!("{shown}: {scalar}"))
+                Words::keyed(format!("{shown}: {scalar}"))
             }
-            _ => Words::quoted(said()),
+            _ => Words::keyed(said()),
         };
         self.refuse_words(word, what);
         self.is_allowed(word).then(|| value.clone())

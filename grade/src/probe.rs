@@ -161,7 +161,7 @@ impl Probed {
             ),
             Probed::Malformed(refusal) => words(
                 format!("the response is not valid HTTP: {refusal}"),
-                format!("la réponse n'est pas du HTTP valide : {refusal}"),
+                "la réponse n'est pas du HTTP valide",
             ),
             Probed::Response(response) => {
                 let (status, body) = (response.status, beginning(&response.body));
@@ -192,7 +192,7 @@ impl Probed {
         match Value::read(body) {
             Err(fault) => Some(words(
                 format!("its body is not JSON ({fault}): {shown}"),
-                format!("son corps n'est pas du JSON ({fault}) : {shown}"),
+                format!("son corps n'est pas du JSON : {shown}"),
             )),
             Ok(value) if !is(&value, wanted) => Some(words(
                 format!("its JSON is {shown}, not {wanted}"),
@@ -299,7 +299,7 @@ mod tests {
             (Probed::Closed, Some("closed without a response")),
             (Probed::TimedOut, Some("no response within 5 s")),
             (
-                Probed::Malformed(ResponseError::Parse(ParseError::StartLine)),
+                Probed::Malformed(ResponseError::Parse(common::http::ParseError::StartLine)),
                 Some("not valid HTTP: malformed start line"),
             ),
         ] {

@@ -59,7 +59,7 @@ pub(crate) fn check_document(
         let said = |path: &str| format!("{shown}: {key}: {path}");
         let Some(Node::Text(path)) = path else {
             let value = path.map(Node::shown).unwrap_or_default();
-            found.push(Refusal { word: PATHS, what: Words::quoted(said(&value)) });
+            found.push(Refusal { word: PATHS, what: Words::keyed(said(&value)) });
             return;
         };
         if path.contains('$') {
@@ -69,7 +69,7 @@ pub(crate) fn check_document(
             );
             found.push(Refusal { word: PATHS, what });
         } else if paths::is_remote(path) {
-            found.push(Refusal { word: REMOTE, what: Words::quoted(said(path)) });
+            found.push(Refusal { word: REMOTE, what: Words::keyed(said(path)) });
         } else {
             // Relative to the file, or to the project, by the version of Compose.
             for path in [folder.join(path), root.join(path)] {

@@ -14,8 +14,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::sys::{SIGINT, SIGKILL, SIGTERM};
+use common::sys::{SIGINT, SIGTERM};
 use tools::json::Value;
+use tools::sys::SIGKILL;
 
 const GRADE: &str = env!("CARGO_BIN_EXE_grade");
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

@@ -27,14 +27,14 @@ pub(super) fn write(report: &Report) -> String {
             let seen = match verdict {
                 Verdict::Earned => String::new(),
                 Verdict::Lost { seen, command } => {
-                    let typed = report.say("type", "tapez");
-                    markdown(&format!("{}\n{typed}: {command}", seen.text(report.lang)))
+                    let typed = report.say("type:", "tapez :");
+                    markdown(&format!("{}\n{typed} {command}", seen.text(report.lang)))
                 }
                 Verdict::NotReached(why) | Verdict::NotMarked(why) => {
                     markdown(why.text(report.lang))
                 }
             };
-            let (id, points) = (rule.id(), points(rule.quarters()));
+            let (id, points) = (rule.id(), report.lang.decimal(&points(rule.quarters())));
             out.push(format!(
                 "| {id} | {points} | {} | {seen} |\n",
                 markdown(rule.demand(report.lang))
