@@ -133,7 +133,11 @@ impl Marker<'_> {
             sheet,
         };
         let sheet = Box::pin(inspection.run()).await;
-        Ok(Outcome::Marked(sheet))
+        // An engine that has gone shows no containers: what was judged then is no fault of theirs.
+        Ok(match self.engine.fault().await {
+            Some(fault) => Outcome::Failed(fault),
+            None => Outcome::Marked(sheet),
+        })
     }
 
     /// Marks what runs already; nothing is built or stopped, but both are crashed.

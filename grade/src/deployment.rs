@@ -232,19 +232,21 @@ impl State {
 
 /// The ports that the engine has published; while the container is down, those that it will.
 fn published(value: &Node) -> Vec<(u16, u16)> {
+    let path = match &*value.scalar_at("State/Status") {
+        "running" => "NetworkSettings/Ports",
+        _ => "HostConfig/PortBindings",
+    };
     let mut ports = Vec::new();
-    for path in ["NetworkSettings/Ports", "HostConfig/PortBindings"] {
-        for (inner, bindings) in members(value, path) {
-            let Some((inner, "tcp")) = inner.split_once('/') else { continue };
-            for binding in bindings.items() {
-                let host = binding.scalar_at("HostPort");
-                // A range of one port keeps its dash.
-                let host = host.split('-').next().unwrap_or_default();
-                if let (Ok(inner), Ok(host @ 1..)) = (inner.parse(), host.parse())
-                    && !ports.contains(&(inner, host))
-                {
-                    ports.push((inner, host));
-                }
+    for (inner, bindings) in members(value, path) {
+        let Some((inner, "tcp")) = inner.split_once('/') else { continue };
+        for binding in bindings.items() {
+            // Of a range the engine takes the first port that is free.
+            let host = binding.scalar_at("HostPort");
+            let host = host.split('-').next().unwrap_or_default();
+            if let (Ok(inner), Ok(host @ 1..)) = (inner.parse(), host.parse())
+                && !ports.contains(&(inner, host))
+            {
+                ports.push((inner, host));
             }
         }
     }
@@ -642,7 +644,7 @@ mod tests {
     fn ports_are_those_that_the_engine_has_published() {
         for (document, ports) in [
             (
-                r#"[{"NetworkSettings": {"Ports": {"8000/tcp": [{"HostPort": "8000"}, {"HostPort": "8000"}]}}}]"#,
+                r#"[{"State": {"Status": "running"}, "NetworkSettings": {"Ports": {"8000/tcp": [{"HostPort": "8000"}, {"HostPort": "8000"}]}}}]"#,
                 &[(8000, 8000)][..],
             ),
             (
@@ -650,7 +652,7 @@ mod tests {
                 &[(8000, 8000)],
             ),
             (
-                r#"[{"NetworkSettings": {"Ports": {"53/udp": [{"HostPort": "53"}], "1/tcp": null}}}]"#,
+                r#"[{"State": {"Status": "running"}, "NetworkSettings": {"Ports": {"53/udp": [{"HostPort": "53"}], "1/tcp": null}}}]"#,
                 &[],
             ),
         ] {

@@ -127,9 +127,8 @@ impl Engine {
         // Always set: a `.env` cannot name another one then.
         let host = engine.host().await?;
         engine.variables.push(("DOCKER_HOST".to_owned(), host));
-        let version = engine.run(&["version", "--format", "{{.Server.Version}}"]).await;
-        if !version.succeeded() {
-            return Err(silent(&version));
+        if let Some(fault) = engine.fault().await {
+            return Err(fault);
         }
         engine.compose = engine.find_compose().await?;
         engine.python = engine.find_python().await?;
@@ -181,6 +180,12 @@ impl Engine {
             "a Python with PyYAML is needed to read compose files",
             "il faut un Python avec PyYAML pour lire les fichiers compose",
         ))
+    }
+
+    /// What is wrong with the engine now, if anything is.
+    pub(crate) async fn fault(&self) -> Option<Words> {
+        let version = self.run(&["version", "--format", "{{.Server.Version}}"]).await;
+        (!version.succeeded()).then(|| silent(&version))
     }
 
     /// How a person would call Compose here.
@@ -574,7 +579,8 @@ const NOT_THEIRS: &[&str] = &[
 /// not the deployment.
 pub(crate) fn is_not_theirs(finished: &Finished) -> bool {
     let said = said(finished).to_ascii_lowercase();
-    !matches!(finished.end, End::Late(_)) && NOT_THEIRS.iter().any(|phrase| said.contains(phrase))
+    matches!(finished.end, End::Exit(Some(1..)))
+        && NOT_THEIRS.iter().any(|phrase| said.contains(phrase))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::sys::{SIGINT, SIGTERM};
+use common::sys::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use tools::json::Value;
 use tools::sys::SIGKILL;
 
@@ -68,12 +68,16 @@ fn our_own_repository_gets_20() {
 
 #[test]
 #[ignore = "needs a Docker engine"]
-fn a_signal_ends_it_and_leaves_nothing() {
+fn a_signal_ends_it_and_leaves_nothing_and_two_more_change_nothing() {
     let _turn = turn();
     for (name, step, signal) in [
+        ("good", "reading the compose file", SIGINT),
         ("build-never-ends", "building", SIGINT),
-        ("good", "waiting for responses", SIGTERM),
+        ("good", "starting both", SIGTERM),
+        ("good", "waiting for responses", SIGHUP),
+        ("good", "crashing the backend", SIGQUIT),
         ("good", "following the variables", SIGINT),
+        ("good", "removing what was made", SIGTERM),
     ] {
         let before = left_overs();
         let deployment = Deployment::lay(name);
@@ -83,10 +87,43 @@ fn a_signal_ends_it_and_leaves_nothing() {
             until("the build", || is_sleeping().then_some(()));
         }
         run.send(signal);
-        assert_eq!(run.child.wait().expect("its end").code(), Some(128 + signal), "{name}: {step}");
+        if !matches!(step, "reading the compose file" | "removing what was made") {
+            run.until("removing what was made");
+        }
+        // It may have ended already.
+        for signal in [SIGINT, SIGTERM] {
+            let _ = tools::sys::send_signal(run.child.id(), signal);
+        }
+        let code = run.child.wait().expect("its end").code();
+        assert!(
+            [signal, SIGINT, SIGTERM].map(|it| Some(128 + it)).contains(&code),
+            "{name}: {step}: {code:?}"
+        );
         assert_eq!(left_overs(), before, "{name}: {step}");
         assert!(!is_sleeping(), "{name}: {step}");
     }
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn five_markings_at_once_are_right_one_after_the_other() {
+    let _turn = turn();
+    let before = left_overs();
+    let names = ["good", "broken-build", "good", "privileged", "no-license"];
+    let deployments: Vec<Deployment> = (0..)
+        .zip(names)
+        .map(|(number, name)| Deployment::lay_as(name, &format!("{name}-at-once-{number}")))
+        .collect();
+    let outputs: Vec<Output> = thread::scope(|scope| {
+        let threads: Vec<_> =
+            deployments.iter().map(|it| scope.spawn(|| grade(&it.0, &[]))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("an output")).collect()
+    });
+    for (name, output) in names.iter().zip(outputs) {
+        let mistakes = Expected::read(name).compare(&output);
+        assert!(mistakes.is_empty(), "{name}: {mistakes:?}");
+    }
+    assert_eq!(left_overs(), before);
 }
 
 #[test]
@@ -228,7 +265,12 @@ struct Deployment(PathBuf);
 
 impl Deployment {
     fn lay(name: &str) -> Deployment {
-        let to = Path::new(SCRATCH).join(format!("{name}-{}", process::id()));
+        Deployment::lay_as(name, name)
+    }
+
+    /// Lays one in a folder of another name.
+    fn lay_as(name: &str, folder: &str) -> Deployment {
+        let to = Path::new(SCRATCH).join(format!("{folder}-{}", process::id()));
         let good = Path::new(FIXTURES).join("good");
         let change = Path::new(FIXTURES).join(name).join("change.patch");
         let deployment = Deployment(to);
@@ -262,6 +304,7 @@ struct Expected {
     lost: BTreeSet<String>,
     seen: Vec<String>,
     refused: Option<String>,
+    failed: Option<String>,
     /// What the marker is told beside the path.
     arguments: Vec<String>,
 }
@@ -277,11 +320,14 @@ impl Expected {
                 "lost" => drop(expected.lost.insert(rest.to_owned())),
                 "seen" => expected.seen.push(rest.to_owned()),
                 "refused" => expected.refused = Some(rest.to_owned()),
+                "failed" => expected.failed = Some(rest.to_owned()),
                 "arguments" => expected.arguments.extend(rest.split(' ').map(str::to_owned)),
                 _ => panic!("{name}: {line}"),
             }
         }
-        assert!(expected.mark.is_some() != expected.refused.is_some(), "{name}");
+        let Expected { mark, refused, failed, .. } = &expected;
+        let outcomes = [mark.is_some(), refused.is_some(), failed.is_some()];
+        assert_eq!(outcomes.into_iter().filter(|it| *it).count(), 1, "{name}");
         expected
     }
 
@@ -295,7 +341,12 @@ impl Expected {
         let texts = |key: &str, items: &[Value]| -> Vec<String> {
             items.iter().filter_map(|item| Some(item.get(key)?.text()?.into_owned())).collect()
         };
-        if let Some(part) = &self.refused {
+        let outcome = report.get("outcome").and_then(Value::text).unwrap_or_default();
+        for (wanted, part) in [("refused", &self.refused), ("failed", &self.failed)] {
+            let Some(part) = part else { continue };
+            if outcome != wanted {
+                differs("outcome", outcome.clone().into_owned());
+            }
             let reasons = report.get("reasons").map(Value::items).unwrap_or_default();
             let reasons: Vec<_> = reasons.iter().filter_map(Value::text).collect();
             if !reasons.iter().any(|reason| reason.contains(part)) {
