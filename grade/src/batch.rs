@@ -1,4 +1,4 @@
-//! A batch: what is marked in one go, with a report each and a table of all.
+//! A batch: deployments that are marked in one go, with a report each and a table of all.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -20,7 +20,7 @@ use crate::words::{printable, words};
 /// Between two tries to take the lock.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What is to be marked: a checkout, or a project that runs, with its checkout if that is known.
+/// A deployment to mark: a checkout, or a project that runs, with its checkout if that is known.
 enum Target<'a> {
     Checkout(&'a PathBuf),
     Running(&'a str, Option<&'a PathBuf>),

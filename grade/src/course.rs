@@ -35,7 +35,7 @@ impl From<io::Error> for Stop {
     }
 }
 
-/// What the files of a checkout say.
+/// The files of a checkout, read.
 struct Read {
     /// The configuration as Compose resolves it.
     config: Node,
@@ -140,7 +140,7 @@ impl Marker<'_> {
         })
     }
 
-    /// Marks what runs already; nothing is built or stopped, but both are crashed.
+    /// Marks a project that runs; nothing is built or stopped, but both are crashed.
     pub(crate) async fn running(
         &self,
         project: &str,
@@ -181,7 +181,7 @@ impl Marker<'_> {
     }
 
     /// Reads the compose files, first as they stand and then as Compose resolves them. The inner
-    /// `Err` is what Compose says of them.
+    /// `Err` is Compose's message.
     async fn read(
         &self,
         checkout: &Checkout,
@@ -275,7 +275,7 @@ impl Marker<'_> {
     /// The program or container that has a port.
     async fn taken(&self, port: u16) -> Option<Words> {
         let process = host::listener(port)?;
-        // What the engine publishes is held by a process of its own.
+        // Ports that the engine publishes are held by a process of its own.
         let holder = match self.engine.publisher(port).await {
             Some(name) => words(format!("the container {name}"), format!("le conteneur {name}")),
             None => process,

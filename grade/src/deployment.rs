@@ -18,7 +18,7 @@ pub(crate) enum Role {
 impl Role {
     pub(crate) const BOTH: [Role; 2] = [Role::Backend, Role::Frontend];
 
-    /// What the exercise calls it, as a service and as a folder.
+    /// Its name in the exercise, as a service and as a folder.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Role::Backend => "api-backend",
@@ -79,7 +79,7 @@ pub(crate) struct Endpoint {
     pub(crate) fixed_address: Option<String>,
 }
 
-/// What changes while a container lives.
+/// The state of a container, which changes while it lives.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct State {
     pub(crate) status: String,
@@ -453,7 +453,7 @@ pub(crate) fn publishes_twice(config: &Node) -> bool {
     false
 }
 
-/// What a configuration says of a service's image.
+/// A service's image as the configuration has it.
 pub(crate) struct Build {
     pub(crate) service: String,
     /// The image's name, if it is given one.

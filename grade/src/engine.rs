@@ -31,8 +31,8 @@ pub(crate) const PROJECT: &str = "com.docker.compose.project";
 const PLUGIN: &[&str] = &["docker", "compose"];
 const ALONE: &[&str] = &["docker-compose"];
 
-/// What docker and Compose are passed of the caller's variables: where the engine is, and what it
-/// takes to log in there.
+/// The caller's variables that docker and Compose get: the address of the engine, and the keys to
+/// it.
 const PASSED: &[&str] = &[
     "PATH",
     "HOME",
@@ -93,7 +93,7 @@ enum Compose {
     One,
 }
 
-/// What Compose works on.
+/// The files that Compose works on.
 #[derive(Clone, Copy)]
 pub(crate) struct Project<'a> {
     pub(crate) name: &'a str,
@@ -182,7 +182,7 @@ impl Engine {
         ))
     }
 
-    /// What is wrong with the engine now, if anything is.
+    /// The engine's fault, if it does not respond now.
     pub(crate) async fn fault(&self) -> Option<Words> {
         let version = self.run(&["version", "--format", "{{.Server.Version}}"]).await;
         (!version.succeeded()).then(|| silent(&version))
@@ -252,7 +252,7 @@ impl Engine {
         Ok(Node::from(&value, Dollars::Doubled))
     }
 
-    /// What is needed to run a program, and no more.
+    /// The few variables without which a program cannot run.
     fn few_variables(&self) -> Vec<(String, String)> {
         // The plugins of docker are found below HOME.
         let few = ["PATH", "LC_ALL", "PYTHONUNBUFFERED", "HOME"];
@@ -289,7 +289,7 @@ impl Engine {
         line: &mut dyn FnMut(&str),
     ) -> Finished {
         let mut variables = self.variables.clone();
-        // What a killed build leaves in it goes with the folder.
+        // Files that a killed build leaves go with the folder.
         let folder = project.folder.to_str().unwrap_or_default();
         variables.push(("TMPDIR".to_owned(), folder.to_owned()));
         variables.push(("COMPOSE_PROFILES".to_owned(), project.profiles.to_owned()));
@@ -551,7 +551,7 @@ pub(crate) fn said(finished: &Finished) -> String {
     }
 }
 
-/// What engines, builders and registries say when it is not the deployment that is at fault.
+/// Phrases of engines, builders and registries for faults that are not the deployment's.
 const NOT_THEIRS: &[&str] = &[
     "no space left on device",
     "cannot connect to the docker daemon",

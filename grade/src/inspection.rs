@@ -38,7 +38,7 @@ pub(crate) struct Inspection<'a> {
     pub(crate) marker: &'a Marker<'a>,
     pub(crate) subject: Subject,
     pub(crate) project: &'a str,
-    /// Takes what is started beside it.
+    /// Takes notes of all that is started for it.
     pub(crate) cleanup: &'a Cleanup,
     pub(crate) checkout: Option<&'a Checkout>,
     pub(crate) sheet: Sheet,
@@ -142,7 +142,7 @@ impl Inspection<'_> {
         let began = rt::now();
         // How many are silent yet, and since when so many are.
         let mut silence = (usize::MAX, began);
-        // What a crash loop changes, and since when it is as it is.
+        // Restarts and start times, which a crash loop changes; and when they changed last.
         let (mut lives, mut lives_since) = (Vec::new(), began);
         loop {
             let containers = self.engine().containers(self.project).await;
@@ -316,7 +316,7 @@ impl Inspection<'_> {
         };
         let port = role.port();
         let probed = probe::get(container.address(port), "/").await;
-        // What runs already may have been started with other ports of the host.
+        // A project that runs may have been started with other ports of the host.
         let published =
             container.publishes(port) || self.stays() && container.outer_port(port).is_some();
         let defect = if published {
@@ -356,7 +356,7 @@ fn time(nanos: u64) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// What a probe showed, and when.
+/// The outcome of a probe, and its time.
 fn shown(english: &str, french: &str, probed: &Probed) -> Words {
     let shown = probed.shown();
     words(

@@ -17,7 +17,7 @@ pub(crate) const OTHER_BACKEND: &str = "another-backend";
 /// The frontend in the second project that is given a port where nothing listens.
 pub(crate) const MISLED: &str = "misled-frontend";
 
-/// What the compose file of the first project is made with.
+/// Settings of the first project's compose file.
 pub(crate) struct Limits<'a> {
     /// The marking's name.
     pub(crate) marking: &'a str,

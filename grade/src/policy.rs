@@ -1,4 +1,4 @@
-//! What a stranger's deployment may ask of this machine, decided on the configuration that Compose
+//! The rights of a stranger's deployment on this machine, decided on the configuration that Compose
 //! itself has resolved. Every key is in one table: copied, checked, left out or refused; a key that
 //! is not in it is refused. The result is a configuration of allowed keys and values alone.
 
@@ -51,7 +51,7 @@ const MOUNT_KEYS: &[&str] =
 /// Limits of a process that cannot harm others: none of them lets it go before them.
 const ULIMITS: &[&str] = &["core", "fsize", "memlock", "nofile", "nproc", "stack"];
 
-/// What is done with a key.
+/// The decision on a key.
 #[derive(Clone, Copy, Debug)]
 enum Decision {
     /// Copied with all that is below it.
@@ -66,7 +66,7 @@ enum Decision {
     Refuse(&'static str),
 }
 
-/// What a value must be.
+/// A condition on a value.
 #[derive(Clone, Copy, Debug)]
 enum Check {
     BuildArguments,
@@ -312,7 +312,7 @@ const TABLE: &[(&str, Decision)] = &[
     ("configs.*.template_driver", Refuse(UNKNOWN)),
 ];
 
-/// What of a configuration may be run, and what is refused of it.
+/// The part of a configuration that may be run, and the refusals.
 pub(crate) struct Decided {
     pub(crate) config: Node,
     pub(crate) refusals: Vec<Refusal>,
@@ -472,7 +472,7 @@ impl Judge<'_> {
         self.is_allowed(word).then(|| value.clone())
     }
 
-    /// The word for what is wrong with a value, if anything is.
+    /// The word for a fault in a value.
     fn wrong(&self, check: Check, value: &Node, scalar: &str) -> Option<&'static str> {
         let unless = |fits: bool, word| (!fits).then_some(word);
         match check {
@@ -596,7 +596,7 @@ fn decision(row: &str) -> Option<Decision> {
     TABLE.iter().find(|(key, _)| *key == row).map(|(_, decision)| *decision)
 }
 
-/// What is wrong with a volume's options: a tmpfs is the only file system that needs nothing of
+/// The word for a fault in a volume's options: a tmpfs is the only file system that needs nothing of
 /// the host.
 fn wrong_volume(options: &Node) -> Option<&'static str> {
     if options.is_empty() {
@@ -608,7 +608,7 @@ fn wrong_volume(options: &Node) -> Option<&'static str> {
     wrong_tmpfs(&options.scalar_at("o"))
 }
 
-/// What is wrong with the options of a tmpfs, such as `size=64m,mode=1777`.
+/// The word for a fault in the options of a tmpfs, such as `size=64m,mode=1777`.
 fn wrong_tmpfs(options: &str) -> Option<&'static str> {
     options.split(',').filter(|it| !it.is_empty()).find_map(|option| match option.split_once('=') {
         Some(("size", size)) => {
@@ -765,7 +765,7 @@ mod tests {
 
     /// Keys of a service, and why they are refused.
     const SERVICES: &[(&str, &[Reason])] = &[
-        // What both versions of Compose write where nothing is wanted.
+        // Both versions of Compose write these where nothing is wanted.
         (r#""privileged": false, "cap_add": [], "command": null, "sysctls": {}, "ipc": """#, &[]),
         (r#""security_opt": ["no-new-privileges=true"], "cap_drop": ["ALL"], "init": true"#, &[]),
         (

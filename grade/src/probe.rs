@@ -22,7 +22,7 @@ const LIMITS: Limits = Limits { head_bytes_max: 16 << 10, body_bytes_max: 256 <<
 /// How much of a body a report shows.
 const SHOWN_BYTES_MAX: usize = 200;
 
-/// What one GET led to.
+/// The outcome of one GET.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Probed {
     /// The connection was not accepted.
@@ -112,7 +112,7 @@ async fn exchange(
     Ok(count)
 }
 
-/// What the head of an answer that was taken says of its body.
+/// The `Content-Type` of a response that was parsed.
 fn content_type(answer: &[u8]) -> String {
     let text = String::from_utf8_lossy(answer);
     let head = text.split("\r\n\r\n").next().unwrap_or_default();

@@ -241,7 +241,7 @@ mod tests {
         }
     }
 
-    /// What of a JSON schema the report's own has.
+    /// Checks the part of JSON Schema that the report's schema uses.
     fn fits(value: &Value, schema: &Value) -> Result<(), String> {
         let shown = || {
             let mut out = Vec::new();

@@ -32,7 +32,7 @@ pub(crate) fn check_tree(root: &Path) -> Vec<Refusal> {
     found
 }
 
-/// What a compose file names: what is refused of that, and the compose files among it.
+/// Checks the files that a compose file names: the refusals, and the compose files among them.
 pub(crate) fn check_document(
     root: &Path,
     file: &Path,

@@ -25,7 +25,7 @@ const SCRATCH: &str = env!("CARGO_TARGET_TMPDIR");
 
 /// The end of any wait, so that a fault fails instead of hanging. Engines can be slow.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often to look at what tells nobody.
+/// Between two looks at a state that is not announced.
 const LOOK: Duration = Duration::from_millis(100);
 
 #[test]
@@ -128,7 +128,7 @@ fn five_markings_at_once_are_right_one_after_the_other() {
 
 #[test]
 #[ignore = "needs a Docker engine"]
-fn what_a_killed_one_left_the_next_one_removes() {
+fn the_next_marking_removes_what_a_killed_one_left() {
     let _turn = turn();
     let before = left_overs();
     let deployment = Deployment::lay("good");
@@ -144,7 +144,7 @@ fn what_a_killed_one_left_the_next_one_removes() {
 
 #[test]
 #[ignore = "needs a Docker engine"]
-fn a_name_that_was_somebody_elses_is_given_back() {
+fn an_image_name_of_another_project_stays_with_its_image() {
     let _turn = turn();
     docker(&["tag", "grade-flask", "student/api-backend:latest"]);
     let named = || docker(&["images", "--quiet", "--no-trunc", "student/api-backend:latest"]);
@@ -172,7 +172,7 @@ fn a_port_in_use_is_told_with_its_user() {
 
 #[test]
 #[ignore = "needs a Docker engine"]
-fn what_runs_is_marked_and_left_running() {
+fn a_project_that_runs_is_marked_and_left_running() {
     let _turn = turn();
     let deployment = Deployment::lay("good");
     let file = deployment.0.join("docker-compose.yaml");
@@ -196,14 +196,14 @@ fn what_runs_is_marked_and_left_running() {
     compose(&["down", "--rmi", "all"]);
     assert_eq!(alone.0, Some(0), "{}", alone.1);
     assert!(alone.1.contains("\"mark\": 16, \"out_of\": 16"), "{}", alone.1);
-    // It was crashed by the first marking, so that nobody knows any more who started first.
+    // The first marking has crashed it, so that the order of the first starts is lost.
     assert!(with_path.1.contains("\"mark\": 19.5, \"out_of\": 19.5"), "{}", with_path.1);
     assert_eq!(running.lines().count(), 2);
 }
 
 #[test]
 #[ignore = "needs a Docker engine"]
-fn a_class_gets_a_table_and_a_report_each() {
+fn a_batch_gets_a_table_and_a_report_each() {
     let _turn = turn();
     let deployments = ["good", "privileged", "escapes-in-output"].map(Deployment::lay);
     let folder = Path::new(SCRATCH).join(format!("class-{}", process::id()));
@@ -297,7 +297,7 @@ impl Drop for Deployment {
     }
 }
 
-/// What the marker must find.
+/// The outcome that the marker must find.
 #[derive(Default)]
 struct Expected {
     mark: Option<f64>,
@@ -305,7 +305,7 @@ struct Expected {
     seen: Vec<String>,
     refused: Option<String>,
     failed: Option<String>,
-    /// What the marker is told beside the path.
+    /// Arguments of the marker with the path.
     arguments: Vec<String>,
 }
 
@@ -331,7 +331,7 @@ impl Expected {
         expected
     }
 
-    /// What is not as expected.
+    /// The differences from what is expected.
     fn compare(&self, output: &Output) -> Vec<String> {
         let Ok(report) = Value::read(&output.stdout) else {
             return vec![format!("no report: {}{}", text(&output.stdout), text(&output.stderr))];

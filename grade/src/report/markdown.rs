@@ -42,7 +42,7 @@ pub(super) fn write(report: &Report) -> String {
         }
     }
     if !sheet.notes.is_empty() {
-        let title = report.say("beside the mark", "hors notation");
+        let title = report.say("not part of the mark", "hors notation");
         out.push(format!("\n## {title}\n\n| | |\n|---|---|\n"));
     }
     for (what, seen) in &sheet.notes {

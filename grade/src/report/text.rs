@@ -51,7 +51,7 @@ pub(super) fn write(report: &Report, colours: Colours) -> String {
         }
     }
     if !sheet.notes.is_empty() {
-        line(&mut out, format_args!("\n{}", report.say("beside the mark", "hors notation")));
+        line(&mut out, format_args!("\n{}", report.say("not part of the mark", "hors notation")));
     }
     for (what, seen) in &sheet.notes {
         let (what, seen) = (printable(what.text(report.lang)), printable(seen.text(report.lang)));
@@ -85,6 +85,6 @@ fn paragraph(out: &mut String, title: &str, text: &str) {
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments) {
-    // A string takes whatever is written to it.
+    // Writing to a string never fails.
     let _ = writeln!(out, "{text}");
 }
