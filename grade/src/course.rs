@@ -86,6 +86,9 @@ impl Marker<'_> {
         refused.extend(contexts(&decided.config, &checkout.root));
         refused.extend(self.local_images(&decided.config).await);
         self.refuse(refused)?;
+        if let Some(why) = overlapped(&decided.config) {
+            return Ok(Outcome::Failed(why));
+        }
         let limits = Limits {
             marking: &cleanup.marking,
             cores: thread::available_parallelism().map_or(1, usize::from),
@@ -366,6 +369,20 @@ fn contexts(config: &Node, root: &Path) -> Vec<Refusal> {
         Some(Refusal { word: policy::RESOURCES, what })
     };
     folders.into_iter().filter_map(excess).collect()
+}
+
+/// A subnet of the configuration that this machine uses.
+fn overlapped(config: &Node) -> Option<Words> {
+    let networks = config.at("networks").map(Node::members).unwrap_or_default();
+    let entries = networks.iter().filter_map(|(_, network)| network.at("ipam/config"));
+    entries.flat_map(Node::items).find_map(|entry| {
+        let subnet = entry.scalar_at("subnet");
+        let own = host::overlapped(&subnet)?;
+        Some(words(
+            format!("the subnet {subnet} is used by this machine: {own}"),
+            format!("le sous-réseau {subnet} est utilisé par cette machine : {own}"),
+        ))
+    })
 }
 
 /// The time as the engine's events have it.

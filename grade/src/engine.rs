@@ -572,6 +572,7 @@ const NOT_THEIRS: &[&str] = &[
     "port is already allocated",
     "address already in use",
     "read timed out",
+    "pool overlaps with other one",
     "could not find an available, non-overlapping ipv4 address pool",
 ];
 

@@ -47,6 +47,30 @@ pub(crate) fn machine() -> String {
     link.to_string_lossy().chars().filter(char::is_ascii_digit).collect()
 }
 
+/// The network of this machine that a subnet such as `10.1.0.0/16` overlaps, if there is one:
+/// then the machine would lose its way there.
+pub(crate) fn overlapped(subnet: &str) -> Option<String> {
+    let routes = fs::read_to_string("/proc/net/route").ok()?;
+    overlapped_in(&routes, subnet)
+}
+
+fn overlapped_in(routes: &str, subnet: &str) -> Option<String> {
+    let (address, length) = subnet.split_once('/')?;
+    let address = u32::from(address.parse::<Ipv4Addr>().ok()?);
+    let mask = |length: u32| u32::MAX.checked_shl(32 - length.min(32)).unwrap_or_default();
+    let own = mask(length.parse().ok()?);
+    routes.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [device, to, _, _, _, _, _, theirs, ..] = fields[..] else { return None };
+        // The kernel writes addresses in the order of the network, and prints them as numbers.
+        let number = |text| u32::from_str_radix(text, 16).ok().map(u32::swap_bytes);
+        let (to, theirs) = (number(to)?, number(theirs)?);
+        let both = own & theirs;
+        (theirs != 0 && address & both == to & both)
+            .then(|| format!("{device} {}/{}", Ipv4Addr::from(to), theirs.count_ones()))
+    })
+}
+
 /// The inode of a listening socket, from its line in `/proc/net/tcp`.
 fn socket(line: &str, port: u16) -> Option<String> {
     const LISTENING: &str = "0A";
@@ -93,5 +117,23 @@ mod tests {
         assert_eq!(socket(line, 8000).as_deref(), Some("4711"));
         assert_eq!(socket(line, 8001), None);
         assert_eq!(socket(&line.replace(" 0A ", " 01 "), 8000), None);
+    }
+
+    #[test]
+    fn a_subnet_that_this_machine_uses_is_seen() {
+        let routes = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n\
+            eth0 00000000 0101A8C0 0003 0 0 0 00000000 0 0 0\n\
+            eth0 0001A8C0 00000000 0001 0 0 0 00FFFFFF 0 0 0\n";
+        for (subnet, found) in [
+            ("192.168.1.0/24", true),
+            ("192.168.0.0/16", true),
+            ("192.168.1.128/25", true),
+            ("192.168.2.0/24", false),
+            ("10.0.0.0/8", false),
+            ("odd", false),
+        ] {
+            let overlapped = overlapped_in(routes, subnet);
+            assert_eq!(overlapped.as_deref(), found.then_some("eth0 192.168.1.0/24"), "{subnet}");
+        }
     }
 }

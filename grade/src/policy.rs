@@ -48,6 +48,15 @@ const PORTS_MAX: usize = 32;
 const MOUNT_KEYS: &[&str] =
     &["type", "source", "target", "read_only", "consistency", "volume", "tmpfs"];
 
+/// Files that builders read by their names.
+const BUILDER_FILES: &[&str] = &[
+    "Dockerfile",
+    "dockerfile",
+    ".dockerignore",
+    "Dockerfile.dockerignore",
+    "dockerfile.dockerignore",
+];
+
 /// Limits of a process that cannot harm others: none of them lets it go before them.
 const ULIMITS: &[&str] = &["core", "fsize", "memlock", "nofile", "nproc", "stack"];
 
@@ -89,6 +98,7 @@ enum Check {
     SecurityOptions,
     Subnet,
     Tmpfs,
+    Truth,
     Ulimits,
     VolumeDriver,
     VolumeOptions,
@@ -196,7 +206,7 @@ const TABLE: &[(&str, Decision)] = &[
     ("services.*.healthcheck", Keep),
     ("services.*.hostname", Keep),
     ("services.*.image", Keep),
-    ("services.*.init", Keep),
+    ("services.*.init", If(Check::Truth)),
     ("services.*.ipc", If(Check::OwnNamespace)),
     ("services.*.isolation", Omit),
     ("services.*.label_file", Omit),
@@ -529,6 +539,8 @@ impl Judge<'_> {
                 };
                 mounts.iter().find_map(wrong)
             }
+            // Once it could name a program of the host.
+            Check::Truth => unless(matches!(scalar, "" | "true" | "false"), PRIVILEGES),
             Check::Ulimits => unless(has_only(value, ULIMITS), PRIVILEGES),
             Check::VolumeDriver => unless(matches!(scalar, "" | "local"), MOUNTS),
             Check::VolumeOptions => wrong_volume(value),
@@ -543,7 +555,14 @@ impl Judge<'_> {
         if paths::is_remote(context) {
             return Some(REMOTE);
         }
-        paths::escapes(self.root, &self.root.join(context)).then_some(PATHS)
+        let folder = self.root.join(context);
+        let own = |name: &str| {
+            let path = folder.join(name);
+            path.symlink_metadata().is_err() || paths::is_own_file(self.root, &path)
+        };
+        let is_own =
+            !paths::escapes(self.root, &folder) && BUILDER_FILES.iter().all(|name| own(name));
+        (!is_own).then_some(PATHS)
     }
 
     /// A service's mounts: volumes of the project, and tmpfs.
@@ -785,6 +804,7 @@ mod tests {
         ),
         (r#""oom_score_adj": -1000"#, &[(PRIVILEGES, "oom_score_adj")]),
         (r#""ulimits": {"rtprio": 99}"#, &[(PRIVILEGES, "ulimits")]),
+        (r#""init": "/bin/sh""#, &[(PRIVILEGES, "init /bin/sh")]),
         (r#""gpus": "all""#, &[(DEVICES, "gpus")]),
         (
             r#""deploy": {"resources": {"reservations": {"devices": [{"capabilities": ["gpu"]}]}}}"#,
@@ -944,6 +964,25 @@ mod tests {
         assert_refused(&allowed, &[], "allowed");
         let mounts = allowed.config.at("services/s/volumes").expect("both").items();
         assert_eq!(mounts, [Node::text("/etc:/x"), Node::text("data:/y")]);
+    }
+
+    #[test]
+    fn what_a_builder_reads_by_name_must_be_inside_and_regular() {
+        let root = std::env::temp_dir().join(format!("policy-{}", std::process::id()));
+        for folder in ["linked", "ignored", "plain"] {
+            fs::create_dir_all(root.join(folder)).expect("a folder");
+        }
+        let root = root.canonicalize().expect("a path");
+        let link = |to| std::os::unix::fs::symlink("/etc/hostname", root.join(to)).expect("a link");
+        link("linked/Dockerfile");
+        link("ignored/.dockerignore");
+        let refused = |folder: &str| {
+            let json = format!("{{\"services\": {{\"s\": {{\"build\": \"{folder}\"}}}}}}");
+            decide(&config(&json), &root, &[]).refusals.len()
+        };
+        let found = ["linked", "ignored", "plain"].map(refused);
+        fs::remove_dir_all(&root).expect("the folder removed");
+        assert_eq!(found, [1, 1, 0]);
     }
 
     #[test]
