@@ -6,6 +6,10 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+use std::process;
+
+use tools::sys::SIGKILL;
 
 use crate::words::{Words, words};
 
@@ -18,8 +22,8 @@ pub(crate) fn listener(port: u16) -> Option<Words> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"]
         .map(|path| fs::read_to_string(path).unwrap_or_default());
     let socket = tables.iter().flat_map(|table| table.lines()).find_map(|line| socket(line, port));
-    let process = socket.and_then(|inode| process(&inode));
-    Some(process.map_or_else(
+    let found = socket.and_then(|inode| holder(&inode));
+    Some(found.map_or_else(
         || words("a process of another user", "un processus d'un autre utilisateur"),
         Words::quoted,
     ))
@@ -45,6 +49,23 @@ impl Lock {
 pub(crate) fn machine() -> String {
     let link = fs::read_link("/proc/self/ns/net").unwrap_or_default();
     link.to_string_lossy().chars().filter(char::is_ascii_digit).collect()
+}
+
+/// Ends the processes that have a folder in their environment: those of a marker that was killed,
+/// whose builds would go on.
+pub(crate) fn end_processes_of(folder: &Path) {
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(pid) = pid.filter(|pid| *pid != process::id()) else { continue };
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        let folder = folder.as_os_str().as_encoded_bytes();
+        let has = environment
+            .split(|byte| *byte == 0)
+            .any(|it| it.strip_prefix(b"TMPDIR=") == Some(folder));
+        if has {
+            let _ = tools::sys::send_signal(pid, SIGKILL);
+        }
+    }
 }
 
 /// The network of this machine that a subnet such as `10.1.0.0/16` overlaps, if there is one:
@@ -81,7 +102,7 @@ fn socket(line: &str, port: u16) -> Option<String> {
 }
 
 /// Name and pid of the process that has this socket, if we may look.
-fn process(inode: &str) -> Option<String> {
+fn holder(inode: &str) -> Option<String> {
     let socket = format!("socket:[{inode}]");
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let name = entry.file_name();
@@ -107,7 +128,7 @@ mod tests {
         let own = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
         let port = own.local_addr().expect("an address").port();
         let process = listener(port).expect("a process");
-        let pid = format!("(pid {})", std::process::id());
+        let pid = format!("(pid {})", process::id());
         assert!(process.text(Lang::English).ends_with(&pid), "{process:?}");
     }
 
@@ -135,5 +156,20 @@ mod tests {
             let overlapped = overlapped_in(routes, subnet);
             assert_eq!(overlapped.as_deref(), found.then_some("eth0 192.168.1.0/24"), "{subnet}");
         }
+    }
+
+    #[test]
+    fn processes_of_a_killed_marker_are_ended() {
+        let folder = Path::new("/tmp/grade-of-a-test");
+        let mut command = process::Command::new("sleep");
+        let mut own = command.arg("1000").env("TMPDIR", folder).spawn().expect("a process");
+        // The kernel shows the new environment once the program was started.
+        while fs::read(format!("/proc/{}/comm", own.id())).expect("it runs") != b"sleep\n" {
+            std::thread::yield_now();
+        }
+        end_processes_of(Path::new("/tmp/grade-of-another"));
+        assert!(own.try_wait().expect("its state").is_none());
+        end_processes_of(folder);
+        assert!(!own.wait().expect("its end").success());
     }
 }

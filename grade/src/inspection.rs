@@ -208,8 +208,8 @@ impl Inspection<'_> {
             ),
             "running" | "restarting" if !is_looping => return None,
             "running" | "restarting" => (
-                format!("{service} ends again and again: {restarts} restarts, exit code {code}"),
-                format!("{service} s'arrête sans cesse : {restarts} redémarrages, code {code}"),
+                format!("{service} ends again and again: {restarts} restarts"),
+                format!("{service} s'arrête sans cesse : {restarts} redémarrages"),
             ),
             "created" => (
                 format!("{service} was created and not started"),

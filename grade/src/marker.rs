@@ -124,7 +124,9 @@ pub(crate) async fn remove_leftovers(engine: &Engine) {
     markings.sort_unstable();
     markings.dedup();
     for marking in markings {
-        Cleanup::left(marking.to_owned()).run(engine).await;
+        let left = Cleanup::left(marking.to_owned());
+        host::end_processes_of(&left.folder);
+        left.run(engine).await;
     }
 }
 
