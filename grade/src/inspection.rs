@@ -31,7 +31,7 @@ const STABLE: Duration = Duration::from_secs(4);
 /// Starts so far apart are not by chance, in nanoseconds.
 const CHANCE_NS: u64 = 3_000_000_000;
 /// Between two looks at a state that the engine does not announce.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(200);
 
 /// One deployment that has been started.
 pub(crate) struct Inspection<'a> {

@@ -113,7 +113,7 @@ fn a_signal_ends_it_and_leaves_nothing_and_two_more_change_nothing() {
 fn five_markings_at_once_are_right_one_after_the_other() {
     let _turn = turn();
     let before = left_overs();
-    let names = ["good", "broken-build", "good", "privileged", "no-license"];
+    let names = ["good", "broken-build", "good", "privileged", "paperwork"];
     let deployments: Vec<Deployment> = (0..)
         .zip(names)
         .map(|(number, name)| Deployment::lay_as(name, &format!("{name}-at-once-{number}")))
@@ -282,14 +282,14 @@ impl Deployment {
         let mut copy = Command::new("cp");
         run(copy.args(["--recursive", "--no-target-directory"]).args([&good, to]));
         fs::remove_file(to.join("expected")).expect("what is about the test");
-        let script = Path::new(FIXTURES).join(name).join("change");
-        if script.is_file() {
-            run(Command::new(script).current_dir(to));
-        }
         if change.is_file() {
             let mut patch = Command::new("patch");
             patch.args(["--strip=1", "--quiet", "--force", "--directory"]).arg(to);
             run(patch.arg("--input").arg(change));
+        }
+        let script = Path::new(FIXTURES).join(name).join("change");
+        if script.is_file() {
+            run(Command::new(script).current_dir(to));
         }
         deployment
     }
