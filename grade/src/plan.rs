@@ -50,6 +50,9 @@ pub(crate) fn first(config: &Node, limits: &Limits) -> Node {
             service.set("image", Node::text(own_image(limits.marking, builder)));
         }
         bound(service, limits);
+        if let Some(Node::List(ports)) = service.remove("ports") {
+            service.set("ports", Node::List(ports.iter().map(short).collect()));
+        }
         if let Some(Node::Text(alias)) = service.remove("container_name") {
             add_alias(service, &alias);
         }
@@ -135,6 +138,26 @@ fn for_each_service(config: &mut Node, mut change: impl FnMut(&str, &mut Node)) 
             }
         }
     }
+}
+
+/// An entry of `ports` in its short form: Compose 1 writes ranges in a long form that it does not
+/// read again.
+fn short(port: &Node) -> Node {
+    if port.members().is_empty() {
+        return port.clone();
+    }
+    let [ip, published, target, protocol] =
+        ["host_ip", "published", "target", "protocol"].map(|key| port.scalar_at(key));
+    let ip = if ip.contains(':') {
+        format!("[{ip}]:")
+    } else if ip.is_empty() {
+        ip
+    } else {
+        ip + ":"
+    };
+    let published = if published.is_empty() && ip.is_empty() { published } else { published + ":" };
+    let protocol = if protocol.is_empty() { protocol } else { format!("/{protocol}") };
+    Node::Text(format!("{ip}{published}{target}{protocol}"))
 }
 
 /// Sets the limits of a service.
@@ -249,6 +272,23 @@ mod tests {
             assert_eq!(service.scalar_at("pids_limit"), PIDS);
             assert_eq!(service.scalar_at("cpus"), "2");
             assert_eq!(service.scalar_at("logging/driver"), "json-file");
+        }
+    }
+
+    #[test]
+    fn ports_are_written_in_their_short_form() {
+        for (port, expected) in [
+            (r#""8000:8000/tcp""#, "8000:8000/tcp"),
+            (r#"{"published": "8000-8000", "target": 8000}"#, "8000-8000:8000"),
+            (
+                r#"{"published": 8000, "target": 80, "protocol": "tcp", "mode": "host"}"#,
+                "8000:80/tcp",
+            ),
+            (r#"{"host_ip": "127.0.0.1", "published": "8000", "target": 80}"#, "127.0.0.1:8000:80"),
+            (r#"{"host_ip": "::1", "published": "8000", "target": 80}"#, "[::1]:8000:80"),
+            (r#"{"target": 80}"#, "80"),
+        ] {
+            assert_eq!(short(&node(port)), Node::text(expected), "{port}");
         }
     }
 
