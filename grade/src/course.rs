@@ -18,7 +18,7 @@ use crate::node::Node;
 use crate::outcome::{Outcome, Refusal};
 use crate::paths;
 use crate::plan::{self, Limits};
-use crate::policy;
+use crate::policy::{self, Decided};
 use crate::rubric::{Rule, Sheet, Verdict};
 use crate::sources;
 use crate::words::{Lang, Words, words};
@@ -72,39 +72,59 @@ impl Marker<'_> {
         let mut variables = checkout.variables.clone();
         variables.extend(&self.variables);
         let env_file = cleanup.write("variables", &variables.file())?;
-        let read = match self.read(&checkout, &env_file).await? {
-            Ok(read) => read,
+        match self.read(&checkout, &env_file).await? {
+            Ok(read) => {
+                let config = self.decide(&read.config, &checkout.root).await?;
+                self.start(&checkout, &read.variables, config, sheet, cleanup).await
+            }
             Err(defect) => {
                 let command = format!("{compose} config");
                 sheet.judge(Rule::UpStarts, Some(defect), &command);
                 sheet.close(&words(format!("{command} fails"), format!("{command} échoue")));
-                return Ok(Outcome::Marked(sheet));
+                Ok(Outcome::Marked(sheet))
             }
-        };
-        let decided = policy::decide(&read.config, &checkout.root, &self.allowed);
-        let mut refused = decided.refusals;
-        refused.extend(contexts(&decided.config, &checkout.root));
-        refused.extend(self.local_images(&decided.config).await);
-        self.refuse(refused)?;
-        if let Some(why) = overlapped(&decided.config) {
-            return Ok(Outcome::Failed(why));
         }
+    }
+
+    /// The part of a configuration that may be run, if nothing of it is refused.
+    async fn decide(&self, config: &Node, root: &Path) -> Result<Node, Stop> {
+        let Decided { config, mut refusals } = policy::decide(config, root, &self.allowed);
+        refusals.extend(contexts(&config, root));
+        refusals.extend(self.local_images(&config).await);
+        self.refuse(refusals)?;
+        match overlapped(&config) {
+            Some(why) => Err(Stop::Outcome(Outcome::Failed(why))),
+            None => Ok(config),
+        }
+    }
+
+    /// Builds and starts what was decided, and has it inspected. `variables` are those that the
+    /// compose files put in.
+    async fn start(
+        &self,
+        checkout: &Checkout,
+        variables: &[String],
+        config: Node,
+        mut sheet: Sheet,
+        cleanup: &Cleanup,
+    ) -> Result<Outcome, Stop> {
+        let compose = self.engine.compose();
         let limits = Limits {
             marking: &cleanup.marking,
             cores: thread::available_parallelism().map_or(1, usize::from),
             is_offline: self.is_offline,
         };
-        let plan = plan::first(&decided.config, &limits);
+        let plan = plan::first(&config, &limits);
         let files = [cleanup.write("compose.yaml", &plan.compose_file())?];
         let project = Project {
             name: &cleanup.marking,
             folder: &cleanup.folder,
             files: &files,
             env_file: &cleanup.write("none", "")?,
-            profiles: variables.get("COMPOSE_PROFILES"),
+            profiles: checkout.variables.get("COMPOSE_PROFILES"),
         };
         if let Some(defect) = self.build(&project, cleanup).await? {
-            let defect = self.with_hint(defect, &read.variables, &checkout);
+            let defect = self.with_hint(defect, variables, checkout);
             sheet.judge(Rule::UpStarts, Some(defect), &format!("{compose} build"));
             sheet.close(&words("the build fails", "la construction échoue"));
             return Ok(Outcome::Marked(sheet));
@@ -116,23 +136,18 @@ impl Marker<'_> {
         let up = self.engine.up(&project, &mut |line| self.progress.detail(line)).await;
         let first_starts = self.engine.first_starts(&cleanup.marking, since, epoch()).await;
         if !up.succeeded() {
-            if engine::is_not_theirs(&up) && !deployment::publishes_twice(&decided.config) {
-                let failed = engine::failed("up", "up", &up);
+            let failed = engine::failed("up", "up", &up);
+            if engine::is_not_theirs(&up) && !deployment::publishes_twice(&config) {
                 return Ok(Outcome::Failed(failed));
             }
-            let failed = engine::failed("up", "up", &up);
             sheet.judge(Rule::UpStarts, Some(failed), &format!("{compose} up"));
         }
         let inspection = Inspection {
             marker: self,
-            subject: Subject::Started {
-                builds: Build::read_all(&decided.config),
-                plan,
-                first_starts,
-            },
+            subject: Subject::Started { builds: Build::read_all(&config), plan, first_starts },
             project: &cleanup.marking,
             cleanup,
-            checkout: Some(&checkout),
+            checkout: Some(checkout),
             sheet,
         };
         let sheet = Box::pin(inspection.run()).await;
