@@ -641,6 +641,27 @@ mod tests {
     }
 
     #[test]
+    fn a_container_is_reached_at_its_own_ports_while_it_runs() {
+        let endpoints =
+            vec![Endpoint { address: Some([10, 1, 2, 3].into()), ..Endpoint::default() }];
+        for (status, published, address) in [
+            ("running", &[(8000, 8000)][..], Some("127.0.0.1:8000")),
+            ("running", &[(80, 8000)], Some("127.0.0.1:8000")),
+            ("running", &[(8000, 9000)], Some("127.0.0.1:9000")),
+            ("running", &[], Some("10.1.2.3:8000")),
+            // Its port may be that of another program by now.
+            ("exited", &[(8000, 8000)], None),
+            ("created", &[(8000, 8000)], None),
+        ] {
+            let state = State { status: status.to_owned(), ..State::default() };
+            let (published, endpoints) = (published.to_vec(), endpoints.clone());
+            let container = Container { endpoints, published, state, ..Container::default() };
+            let found = container.address(8000).map(|it| it.to_string());
+            assert_eq!(found.as_deref(), address, "{status} {:?}", container.published);
+        }
+    }
+
+    #[test]
     fn ports_are_those_that_the_engine_has_published() {
         for (document, ports) in [
             (
