@@ -172,7 +172,7 @@ impl Marker<'_> {
         if self.engine.containers(project).await.is_empty() {
             return Outcome::Failed(words(
                 format!("no container of a project {project} is here; see docker ps"),
-                format!("aucun conteneur d'un projet {project} n'est ici ; voir docker ps"),
+                format!("aucun conteneur du projet {project} ici ; voir docker ps"),
             ));
         }
         let mut sheet = Sheet::default();

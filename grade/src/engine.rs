@@ -164,7 +164,7 @@ impl Engine {
         }
         Err(words(
             "neither docker compose nor docker-compose is installed here",
-            "ni docker compose ni docker-compose n'est installé ici",
+            "ni docker compose ni docker-compose ne sont installés ici",
         ))
     }
 
@@ -527,7 +527,7 @@ pub(crate) fn failed(english: &str, french: &str, finished: &Finished) -> Words 
             let seconds = timeout.as_secs();
             words(
                 format!("{english} is not done after {seconds} s:\n{said}"),
-                format!("après {seconds} s, {french} n'est pas terminé :\n{said}"),
+                format!("après {seconds} s, {french} dure encore :\n{said}"),
             )
         }
         _ => words(format!("{english} fails:\n{said}"), format!("{french} échoue :\n{said}")),
