@@ -255,14 +255,21 @@ impl Inspection<'_> {
         let first = |it: &Container| {
             first_starts.iter().find(|(id, _)| *id == it.id).map(|(_, nanos)| *nanos)
         };
-        let is_ordered = deployment::is_ordered(plan, &backend.service, &frontend.service);
+        let is_first = |it: &Container, other: &Container| {
+            deployment::is_ordered(plan, &it.service, &other.service)
+        };
         let times = found.map(first);
+        let is_late = |[backend, frontend]: [u64; 2]| {
+            backend > frontend && backend - frontend >= CHANCE_NS || is_first(found[1], found[0])
+        };
         let defect = match times {
-            [Some(backend), Some(frontend)] if backend > frontend => {
+            _ if is_first(backend, frontend) => None,
+            [Some(backend), Some(frontend)] if is_late([backend, frontend]) => {
                 Some(starts(&time(backend), &time(frontend)))
             }
-            _ if is_ordered => None,
-            [Some(backend), Some(frontend)] if frontend - backend >= CHANCE_NS => None,
+            [Some(backend), Some(frontend)] if frontend.saturating_sub(backend) >= CHANCE_NS => {
+                None
+            }
             _ => Some(words(
                 "nothing orders their starts: no depends_on",
                 "rien n'ordonne leur démarrage : pas de depends_on",
