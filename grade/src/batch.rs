@@ -1,6 +1,6 @@
-//! A batch: what is marked in one go, with a report each and a table of all.
+//! A batch: deployments that are marked in one go, with a report each and a table of all.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::words::{printable, words};
 /// Between two tries to take the lock.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What is to be marked: a checkout, or a project that runs, with its checkout if that is known.
+/// A deployment to mark: a checkout, or a project that runs, with its checkout if that is known.
 enum Target<'a> {
     Checkout(&'a PathBuf),
     Running(&'a str, Option<&'a PathBuf>),
@@ -35,6 +35,17 @@ pub(crate) struct Batch<'a> {
 
 impl Batch<'_> {
     pub(crate) async fn run(&self) -> io::Result<u8> {
+        // Before the first build, which takes minutes.
+        for file in [&self.options.output, &self.options.csv].into_iter().flatten() {
+            OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(file)
+                .map_err(|it| about(file, &it))?;
+        }
+        if let Some(folder) = &self.options.reports {
+            fs::read_dir(folder).map_err(|error| about(folder, &error))?;
+        }
         // Held to the end: two markings at once would be in each other's way on the ports.
         let _lock = match until_signal(&self.signals, self.lock()).await? {
             Ok(lock) => lock?,
@@ -136,7 +147,7 @@ impl Batch<'_> {
             &folder.join(report_name(reports, format.ending())),
             &last.write(*format, Colours::Off),
         )?;
-        let score = last.score().unwrap_or_else(|| "-".to_owned());
+        let score = last.score().unwrap_or_else(|| last.kind().to_owned());
         print(&format!("{score:<10} {}\n", printable(&last.deployment)))
     }
 

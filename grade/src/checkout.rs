@@ -17,7 +17,7 @@ pub(crate) struct Checkout {
     pub(crate) files: Vec<PathBuf>,
     /// Those of its `.env`.
     pub(crate) variables: Variables,
-    /// What is refused of its `.env`.
+    /// The refusals of its `.env`.
     pub(crate) refusals: Vec<Refusal>,
 }
 

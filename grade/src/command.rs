@@ -180,7 +180,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            // What it started lives in its group: `docker build` below `docker-compose build`.
+            // Its children live in its group: `docker build` below `docker-compose build`.
             let _ = tools::sys::kill_group(self.child.id());
             let _ = self.child.wait();
         }

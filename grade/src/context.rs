@@ -1,4 +1,4 @@
-//! How much a build would send to the engine: the files of its context without those that
+//! The size of a build's context: the files of its context without those that
 //! `.dockerignore` excludes, so that a checkout cannot fill the engine's disk.
 
 use std::fs;
@@ -12,7 +12,7 @@ const CONTEXT_FILES_MAX: usize = 50_000;
 /// Folders in each other, so that the walk ends.
 const DEPTH_MAX: usize = 64;
 
-/// What is wrong with the size of a context, if anything is.
+/// The size of a context, if it is too large.
 pub(crate) fn excess(folder: &Path) -> Option<String> {
     let ignored = paths::text(&folder.join(".dockerignore")).unwrap_or_default();
     let mut walk = Walk { patterns: patterns(&ignored), bytes: 0, files: 0 };

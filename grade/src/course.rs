@@ -18,7 +18,7 @@ use crate::node::Node;
 use crate::outcome::{Outcome, Refusal};
 use crate::paths;
 use crate::plan::{self, Limits};
-use crate::policy;
+use crate::policy::{self, Decided};
 use crate::rubric::{Rule, Sheet, Verdict};
 use crate::sources;
 use crate::words::{Lang, Words, words};
@@ -35,7 +35,7 @@ impl From<io::Error> for Stop {
     }
 }
 
-/// What the files of a checkout say.
+/// The files of a checkout, read.
 struct Read {
     /// The configuration as Compose resolves it.
     config: Node,
@@ -72,36 +72,59 @@ impl Marker<'_> {
         let mut variables = checkout.variables.clone();
         variables.extend(&self.variables);
         let env_file = cleanup.write("variables", &variables.file())?;
-        let read = match self.read(&checkout, &env_file).await? {
-            Ok(read) => read,
+        match self.read(&checkout, &env_file).await? {
+            Ok(read) => {
+                let config = self.decide(&read.config, &checkout.root).await?;
+                self.start(&checkout, &read.variables, config, sheet, cleanup).await
+            }
             Err(defect) => {
                 let command = format!("{compose} config");
                 sheet.judge(Rule::UpStarts, Some(defect), &command);
                 sheet.close(&words(format!("{command} fails"), format!("{command} échoue")));
-                return Ok(Outcome::Marked(sheet));
+                Ok(Outcome::Marked(sheet))
             }
-        };
-        let decided = policy::decide(&read.config, &checkout.root, &self.allowed);
-        let mut refused = decided.refusals;
-        refused.extend(contexts(&decided.config, &checkout.root));
-        refused.extend(self.local_images(&decided.config).await);
-        self.refuse(refused)?;
+        }
+    }
+
+    /// The part of a configuration that may be run, if nothing of it is refused.
+    async fn decide(&self, config: &Node, root: &Path) -> Result<Node, Stop> {
+        let Decided { config, mut refusals } = policy::decide(config, root, &self.allowed);
+        refusals.extend(contexts(&config, root));
+        refusals.extend(self.local_images(&config).await);
+        self.refuse(refusals)?;
+        match overlapped(&config) {
+            Some(why) => Err(Stop::Outcome(Outcome::Failed(why))),
+            None => Ok(config),
+        }
+    }
+
+    /// Builds and starts what was decided, and has it inspected. `variables` are those that the
+    /// compose files put in.
+    async fn start(
+        &self,
+        checkout: &Checkout,
+        variables: &[String],
+        config: Node,
+        mut sheet: Sheet,
+        cleanup: &Cleanup,
+    ) -> Result<Outcome, Stop> {
+        let compose = self.engine.compose();
         let limits = Limits {
             marking: &cleanup.marking,
             cores: thread::available_parallelism().map_or(1, usize::from),
             is_offline: self.is_offline,
         };
-        let plan = plan::first(&decided.config, &limits);
+        let plan = plan::first(&config, &limits);
         let files = [cleanup.write("compose.yaml", &plan.compose_file())?];
         let project = Project {
             name: &cleanup.marking,
             folder: &cleanup.folder,
             files: &files,
             env_file: &cleanup.write("none", "")?,
-            profiles: variables.get("COMPOSE_PROFILES"),
+            profiles: checkout.variables.get("COMPOSE_PROFILES"),
         };
         if let Some(defect) = self.build(&project, cleanup).await? {
-            let defect = self.with_hint(defect, &read.variables, &checkout);
+            let defect = self.with_hint(defect, variables, checkout);
             sheet.judge(Rule::UpStarts, Some(defect), &format!("{compose} build"));
             sheet.close(&words("the build fails", "la construction échoue"));
             return Ok(Outcome::Marked(sheet));
@@ -113,30 +136,29 @@ impl Marker<'_> {
         let up = self.engine.up(&project, &mut |line| self.progress.detail(line)).await;
         let first_starts = self.engine.first_starts(&cleanup.marking, since, epoch()).await;
         if !up.succeeded() {
-            if engine::is_not_theirs(&up) && !deployment::publishes_twice(&decided.config) {
-                let failed = engine::failed("up", "up", &up);
+            let failed = engine::failed("up", "up", &up);
+            if engine::is_not_theirs(&up) && !deployment::publishes_twice(&config) {
                 return Ok(Outcome::Failed(failed));
             }
-            let failed = engine::failed("up", "up", &up);
             sheet.judge(Rule::UpStarts, Some(failed), &format!("{compose} up"));
         }
         let inspection = Inspection {
             marker: self,
-            subject: Subject::Started {
-                builds: Build::read_all(&decided.config),
-                plan,
-                first_starts,
-            },
+            subject: Subject::Started { builds: Build::read_all(&config), plan, first_starts },
             project: &cleanup.marking,
             cleanup,
-            checkout: Some(&checkout),
+            checkout: Some(checkout),
             sheet,
         };
         let sheet = Box::pin(inspection.run()).await;
-        Ok(Outcome::Marked(sheet))
+        // An engine that has gone shows no containers: what was judged then is no fault of theirs.
+        Ok(match self.engine.fault().await {
+            Some(fault) => Outcome::Failed(fault),
+            None => Outcome::Marked(sheet),
+        })
     }
 
-    /// Marks what runs already; nothing is built or stopped, but both are crashed.
+    /// Marks a project that runs; nothing is built or stopped, but both are crashed.
     pub(crate) async fn running(
         &self,
         project: &str,
@@ -150,7 +172,7 @@ impl Marker<'_> {
         if self.engine.containers(project).await.is_empty() {
             return Outcome::Failed(words(
                 format!("no container of a project {project} is here; see docker ps"),
-                format!("aucun conteneur d'un projet {project} n'est ici ; voir docker ps"),
+                format!("aucun conteneur du projet {project} ici ; voir docker ps"),
             ));
         }
         let mut sheet = Sheet::default();
@@ -177,7 +199,7 @@ impl Marker<'_> {
     }
 
     /// Reads the compose files, first as they stand and then as Compose resolves them. The inner
-    /// `Err` is what Compose says of them.
+    /// `Err` is Compose's message.
     async fn read(
         &self,
         checkout: &Checkout,
@@ -271,7 +293,7 @@ impl Marker<'_> {
     /// The program or container that has a port.
     async fn taken(&self, port: u16) -> Option<Words> {
         let process = host::listener(port)?;
-        // What the engine publishes is held by a process of its own.
+        // Ports that the engine publishes are held by a process of its own.
         let holder = match self.engine.publisher(port).await {
             Some(name) => words(format!("the container {name}"), format!("le conteneur {name}")),
             None => process,
@@ -362,6 +384,20 @@ fn contexts(config: &Node, root: &Path) -> Vec<Refusal> {
         Some(Refusal { word: policy::RESOURCES, what })
     };
     folders.into_iter().filter_map(excess).collect()
+}
+
+/// A subnet of the configuration that this machine uses.
+fn overlapped(config: &Node) -> Option<Words> {
+    let networks = config.at("networks").map(Node::members).unwrap_or_default();
+    let entries = networks.iter().filter_map(|(_, network)| network.at("ipam/config"));
+    entries.flat_map(Node::items).find_map(|entry| {
+        let subnet = entry.scalar_at("subnet");
+        let own = host::overlapped(&subnet)?;
+        Some(words(
+            format!("the subnet {subnet} is used by this machine: {own}"),
+            format!("le sous-réseau {subnet} est utilisé par cette machine : {own}"),
+        ))
+    })
 }
 
 /// The time as the engine's events have it.

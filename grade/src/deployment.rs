@@ -18,7 +18,7 @@ pub(crate) enum Role {
 impl Role {
     pub(crate) const BOTH: [Role; 2] = [Role::Backend, Role::Frontend];
 
-    /// What the exercise calls it, as a service and as a folder.
+    /// Its name in the exercise, as a service and as a folder.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Role::Backend => "api-backend",
@@ -79,7 +79,7 @@ pub(crate) struct Endpoint {
     pub(crate) fixed_address: Option<String>,
 }
 
-/// What changes while a container lives.
+/// The state of a container, which changes while it lives.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct State {
     pub(crate) status: String,
@@ -232,19 +232,21 @@ impl State {
 
 /// The ports that the engine has published; while the container is down, those that it will.
 fn published(value: &Node) -> Vec<(u16, u16)> {
+    let path = match &*value.scalar_at("State/Status") {
+        "running" => "NetworkSettings/Ports",
+        _ => "HostConfig/PortBindings",
+    };
     let mut ports = Vec::new();
-    for path in ["NetworkSettings/Ports", "HostConfig/PortBindings"] {
-        for (inner, bindings) in members(value, path) {
-            let Some((inner, "tcp")) = inner.split_once('/') else { continue };
-            for binding in bindings.items() {
-                let host = binding.scalar_at("HostPort");
-                // A range of one port keeps its dash.
-                let host = host.split('-').next().unwrap_or_default();
-                if let (Ok(inner), Ok(host @ 1..)) = (inner.parse(), host.parse())
-                    && !ports.contains(&(inner, host))
-                {
-                    ports.push((inner, host));
-                }
+    for (inner, bindings) in members(value, path) {
+        let Some((inner, "tcp")) = inner.split_once('/') else { continue };
+        for binding in bindings.items() {
+            // Of a range the engine takes the first port that is free.
+            let host = binding.scalar_at("HostPort");
+            let host = host.split('-').next().unwrap_or_default();
+            if let (Ok(inner), Ok(host @ 1..)) = (inner.parse(), host.parse())
+                && !ports.contains(&(inner, host))
+            {
+                ports.push((inner, host));
             }
         }
     }
@@ -451,7 +453,7 @@ pub(crate) fn publishes_twice(config: &Node) -> bool {
     false
 }
 
-/// What a configuration says of a service's image.
+/// A service's image as the configuration has it.
 pub(crate) struct Build {
     pub(crate) service: String,
     /// The image's name, if it is given one.
@@ -639,10 +641,31 @@ mod tests {
     }
 
     #[test]
+    fn a_container_is_reached_at_its_own_ports_while_it_runs() {
+        let endpoints =
+            vec![Endpoint { address: Some([10, 1, 2, 3].into()), ..Endpoint::default() }];
+        for (status, published, address) in [
+            ("running", &[(8000, 8000)][..], Some("127.0.0.1:8000")),
+            ("running", &[(80, 8000)], Some("127.0.0.1:8000")),
+            ("running", &[(8000, 9000)], Some("127.0.0.1:9000")),
+            ("running", &[], Some("10.1.2.3:8000")),
+            // Its port may be that of another program by now.
+            ("exited", &[(8000, 8000)], None),
+            ("created", &[(8000, 8000)], None),
+        ] {
+            let state = State { status: status.to_owned(), ..State::default() };
+            let (published, endpoints) = (published.to_vec(), endpoints.clone());
+            let container = Container { endpoints, published, state, ..Container::default() };
+            let found = container.address(8000).map(|it| it.to_string());
+            assert_eq!(found.as_deref(), address, "{status} {:?}", container.published);
+        }
+    }
+
+    #[test]
     fn ports_are_those_that_the_engine_has_published() {
         for (document, ports) in [
             (
-                r#"[{"NetworkSettings": {"Ports": {"8000/tcp": [{"HostPort": "8000"}, {"HostPort": "8000"}]}}}]"#,
+                r#"[{"State": {"Status": "running"}, "NetworkSettings": {"Ports": {"8000/tcp": [{"HostPort": "8000"}, {"HostPort": "8000"}]}}}]"#,
                 &[(8000, 8000)][..],
             ),
             (
@@ -650,7 +673,7 @@ mod tests {
                 &[(8000, 8000)],
             ),
             (
-                r#"[{"NetworkSettings": {"Ports": {"53/udp": [{"HostPort": "53"}], "1/tcp": null}}}]"#,
+                r#"[{"State": {"Status": "running"}, "NetworkSettings": {"Ports": {"53/udp": [{"HostPort": "53"}], "1/tcp": null}}}]"#,
                 &[],
             ),
         ] {

@@ -8,7 +8,7 @@ const INSTRUCTIONS_MAX: usize = 1000;
 /// Longer than any URL; variables that double each other end here.
 const WORD_BYTES_MAX: usize = 4 << 10;
 
-/// What a Dockerfile says.
+/// The bases and labels of a Dockerfile.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Dockerfile {
     /// The images that it builds on, expanded; stages of its own left out.
@@ -19,7 +19,7 @@ pub(crate) struct Dockerfile {
 /// Names and values, of which the last one counts.
 type Pairs = BTreeMap<String, String>;
 
-/// What one stage says, beside what it is built on.
+/// One stage of a build.
 #[derive(Default)]
 struct Stage {
     name: String,
@@ -98,7 +98,7 @@ fn from(words: &[String]) -> (String, String) {
     (base, name)
 }
 
-/// What continues a line: a backslash, unless a directive at the very top says otherwise.
+/// The character that continues a line: a backslash, unless a directive at the very top says otherwise.
 fn escape(text: &str) -> char {
     for line in text.lines() {
         let Some((name, value)) = line.trim().strip_prefix('#').and_then(|it| it.split_once('='))
@@ -354,7 +354,7 @@ mod tests {
             // Stages.
             "FROM a AS build\nLABEL hub_url=x\nFROM b\nLABEL hub_url=https://hub.docker.com/r/ns/name",
             "FROM a AS base\nLABEL hub_url=https://hub.docker.com/r/ns/name\nFROM base",
-            // What a here-document holds is no instruction.
+            // The lines of a here-document are no instructions.
             "FROM a\nLABEL hub_url=https://hub.docker.com/r/ns/name\nRUN <<EOF\nLABEL hub_url=x\nEOF\n",
             "FROM a\nLABEL hub_url=https://hub.docker.com/r/ns/name\nRUN cat <<-'E' >f\nLABEL hub_url=x\n\tE\n",
             "FROM a\nRUN <<A cat 3<<B\nLABEL hub_url=x\nA\nB\nLABEL hub_url=https://hub.docker.com/r/ns/name",
@@ -401,7 +401,7 @@ mod tests {
         let text = "ARG V=1\nFROM a:$V AS one\nARG NS=x\nLABEL hub_url=r/$NS/'$NS'\nFROM one\nARG NS\nLABEL hub_url=$NS\\$";
         for (arguments, target, expected) in [
             (&[("NS", "ns")][..], "", "ns$"),
-            // What a stage is built on brings its arguments along.
+            // A stage has the arguments of the stage that it is built on.
             (&[], "", "x$"),
             (&[("NS", "ns")], "one", "r/ns/$NS"),
             (&[], "ONE", "r/x/$NS"),

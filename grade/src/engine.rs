@@ -31,8 +31,8 @@ pub(crate) const PROJECT: &str = "com.docker.compose.project";
 const PLUGIN: &[&str] = &["docker", "compose"];
 const ALONE: &[&str] = &["docker-compose"];
 
-/// What docker and Compose are passed of the caller's variables: where the engine is, and what it
-/// takes to log in there.
+/// The caller's variables that docker and Compose get: the address of the engine, and the keys to
+/// it.
 const PASSED: &[&str] = &[
     "PATH",
     "HOME",
@@ -93,7 +93,7 @@ enum Compose {
     One,
 }
 
-/// What Compose works on.
+/// The files that Compose works on.
 #[derive(Clone, Copy)]
 pub(crate) struct Project<'a> {
     pub(crate) name: &'a str,
@@ -127,9 +127,8 @@ impl Engine {
         // Always set: a `.env` cannot name another one then.
         let host = engine.host().await?;
         engine.variables.push(("DOCKER_HOST".to_owned(), host));
-        let version = engine.run(&["version", "--format", "{{.Server.Version}}"]).await;
-        if !version.succeeded() {
-            return Err(silent(&version));
+        if let Some(fault) = engine.fault().await {
+            return Err(fault);
         }
         engine.compose = engine.find_compose().await?;
         engine.python = engine.find_python().await?;
@@ -165,7 +164,7 @@ impl Engine {
         }
         Err(words(
             "neither docker compose nor docker-compose is installed here",
-            "ni docker compose ni docker-compose n'est installé ici",
+            "ni docker compose ni docker-compose ne sont installés ici",
         ))
     }
 
@@ -181,6 +180,12 @@ impl Engine {
             "a Python with PyYAML is needed to read compose files",
             "il faut un Python avec PyYAML pour lire les fichiers compose",
         ))
+    }
+
+    /// The engine's fault, if it does not respond now.
+    pub(crate) async fn fault(&self) -> Option<Words> {
+        let version = self.run(&["version", "--format", "{{.Server.Version}}"]).await;
+        (!version.succeeded()).then(|| silent(&version))
     }
 
     /// How a person would call Compose here.
@@ -247,7 +252,7 @@ impl Engine {
         Ok(Node::from(&value, Dollars::Doubled))
     }
 
-    /// What is needed to run a program, and no more.
+    /// The few variables without which a program cannot run.
     fn few_variables(&self) -> Vec<(String, String)> {
         // The plugins of docker are found below HOME.
         let few = ["PATH", "LC_ALL", "PYTHONUNBUFFERED", "HOME"];
@@ -284,7 +289,7 @@ impl Engine {
         line: &mut dyn FnMut(&str),
     ) -> Finished {
         let mut variables = self.variables.clone();
-        // What a killed build leaves in it goes with the folder.
+        // Files that a killed build leaves go with the folder.
         let folder = project.folder.to_str().unwrap_or_default();
         variables.push(("TMPDIR".to_owned(), folder.to_owned()));
         variables.push(("COMPOSE_PROFILES".to_owned(), project.profiles.to_owned()));
@@ -522,7 +527,7 @@ pub(crate) fn failed(english: &str, french: &str, finished: &Finished) -> Words 
             let seconds = timeout.as_secs();
             words(
                 format!("{english} is not done after {seconds} s:\n{said}"),
-                format!("après {seconds} s, {french} n'est pas terminé :\n{said}"),
+                format!("après {seconds} s, {french} dure encore :\n{said}"),
             )
         }
         _ => words(format!("{english} fails:\n{said}"), format!("{french} échoue :\n{said}")),
@@ -546,7 +551,7 @@ pub(crate) fn said(finished: &Finished) -> String {
     }
 }
 
-/// What engines, builders and registries say when it is not the deployment that is at fault.
+/// Phrases of engines, builders and registries for faults that are not the deployment's.
 const NOT_THEIRS: &[&str] = &[
     "no space left on device",
     "cannot connect to the docker daemon",
@@ -567,6 +572,7 @@ const NOT_THEIRS: &[&str] = &[
     "port is already allocated",
     "address already in use",
     "read timed out",
+    "pool overlaps with other one",
     "could not find an available, non-overlapping ipv4 address pool",
 ];
 
@@ -574,7 +580,8 @@ const NOT_THEIRS: &[&str] = &[
 /// not the deployment.
 pub(crate) fn is_not_theirs(finished: &Finished) -> bool {
     let said = said(finished).to_ascii_lowercase();
-    !matches!(finished.end, End::Late(_)) && NOT_THEIRS.iter().any(|phrase| said.contains(phrase))
+    matches!(finished.end, End::Exit(Some(1..)))
+        && NOT_THEIRS.iter().any(|phrase| said.contains(phrase))
 }
 
 #[cfg(test)]

@@ -116,7 +116,7 @@ fn value_of(value: &str) -> Option<&str> {
 fn unreadable(what: &str) -> Refusal {
     let what = words(
         format!(".env: cannot be read in one way: {what}"),
-        format!(".env : ne peut pas être lu d'une seule façon : {what}"),
+        format!(".env : lecture ambiguë : {what}"),
     );
     Refusal { word: UNKNOWN, what }
 }

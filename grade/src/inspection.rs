@@ -31,14 +31,14 @@ const STABLE: Duration = Duration::from_secs(4);
 /// Starts so far apart are not by chance, in nanoseconds.
 const CHANCE_NS: u64 = 3_000_000_000;
 /// Between two looks at a state that the engine does not announce.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(200);
 
 /// One deployment that has been started.
 pub(crate) struct Inspection<'a> {
     pub(crate) marker: &'a Marker<'a>,
     pub(crate) subject: Subject,
     pub(crate) project: &'a str,
-    /// Takes what is started beside it.
+    /// Takes notes of all that is started for it.
     pub(crate) cleanup: &'a Cleanup,
     pub(crate) checkout: Option<&'a Checkout>,
     pub(crate) sheet: Sheet,
@@ -142,7 +142,7 @@ impl Inspection<'_> {
         let began = rt::now();
         // How many are silent yet, and since when so many are.
         let mut silence = (usize::MAX, began);
-        // What a crash loop changes, and since when it is as it is.
+        // Restarts and start times, which a crash loop changes; and when they changed last.
         let (mut lives, mut lives_since) = (Vec::new(), began);
         loop {
             let containers = self.engine().containers(self.project).await;
@@ -208,8 +208,8 @@ impl Inspection<'_> {
             ),
             "running" | "restarting" if !is_looping => return None,
             "running" | "restarting" => (
-                format!("{service} ends again and again: {restarts} restarts, exit code {code}"),
-                format!("{service} s'arrête sans cesse : {restarts} redémarrages, code {code}"),
+                format!("{service} ends again and again: {restarts} restarts"),
+                format!("{service} s'arrête sans cesse : {restarts} redémarrages"),
             ),
             "created" => (
                 format!("{service} was created and not started"),
@@ -255,14 +255,21 @@ impl Inspection<'_> {
         let first = |it: &Container| {
             first_starts.iter().find(|(id, _)| *id == it.id).map(|(_, nanos)| *nanos)
         };
-        let is_ordered = deployment::is_ordered(plan, &backend.service, &frontend.service);
+        let is_first = |it: &Container, other: &Container| {
+            deployment::is_ordered(plan, &it.service, &other.service)
+        };
         let times = found.map(first);
+        let is_late = |[backend, frontend]: [u64; 2]| {
+            backend > frontend && backend - frontend >= CHANCE_NS || is_first(found[1], found[0])
+        };
         let defect = match times {
-            [Some(backend), Some(frontend)] if backend > frontend => {
+            _ if is_first(backend, frontend) => None,
+            [Some(backend), Some(frontend)] if is_late([backend, frontend]) => {
                 Some(starts(&time(backend), &time(frontend)))
             }
-            _ if is_ordered => None,
-            [Some(backend), Some(frontend)] if frontend - backend >= CHANCE_NS => None,
+            [Some(backend), Some(frontend)] if frontend.saturating_sub(backend) >= CHANCE_NS => {
+                None
+            }
             _ => Some(words(
                 "nothing orders their starts: no depends_on",
                 "rien n'ordonne leur démarrage : pas de depends_on",
@@ -316,7 +323,7 @@ impl Inspection<'_> {
         };
         let port = role.port();
         let probed = probe::get(container.address(port), "/").await;
-        // What runs already may have been started with other ports of the host.
+        // A project that runs may have been started with other ports of the host.
         let published =
             container.publishes(port) || self.stays() && container.outer_port(port).is_some();
         let defect = if published {
@@ -356,7 +363,7 @@ fn time(nanos: u64) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// What a probe showed, and when.
+/// The outcome of a probe, and its time.
 fn shown(english: &str, french: &str, probed: &Probed) -> Words {
     let shown = probed.shown();
     words(

@@ -45,9 +45,8 @@ use std::io;
 use std::process::ExitCode;
 
 use common::rt::{self, Shutdown, Signals};
-use common::sys::{self, SIGCHLD, SIGINT, SIGTERM};
+use common::sys::{self, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use tools::signals::until_signal;
-use tools::sys::{SIGHUP, SIGQUIT};
 use tools::verb::{Failure, interrupted};
 
 use batch::Batch;

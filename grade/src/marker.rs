@@ -1,4 +1,4 @@
-//! What every marking is done with, and what one marking makes.
+//! The means of every marking, and the cleanup after one.
 
 use std::cell::{Cell, RefCell};
 use std::env;
@@ -13,7 +13,7 @@ use crate::environment::Variables;
 use crate::host;
 use crate::progress::Progress;
 
-/// What every marking is done with.
+/// The means of every marking.
 pub(crate) struct Marker<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) progress: Progress,
@@ -30,8 +30,8 @@ pub(crate) struct Marker<'a> {
     pub(crate) kept_log: Option<File>,
 }
 
-/// What one marking makes: all that must be gone in the end, however the marking ends. Its folder
-/// says what that is to the next marking, should this one be killed.
+/// All that one marking makes, to be removed however the marking ends. Its folder tells the next
+/// marking of it, should this one be killed.
 pub(crate) struct Cleanup {
     /// The marking's name, which is that of its first project and the value of its label.
     pub(crate) marking: String,
@@ -124,7 +124,9 @@ pub(crate) async fn remove_leftovers(engine: &Engine) {
     markings.sort_unstable();
     markings.dedup();
     for marking in markings {
-        Cleanup::left(marking.to_owned()).run(engine).await;
+        let left = Cleanup::left(marking.to_owned());
+        host::end_processes_of(&left.folder);
+        left.run(engine).await;
     }
 }
 

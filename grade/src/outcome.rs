@@ -15,7 +15,7 @@ pub(crate) enum Outcome {
 /// A reason not to build and start it.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
-    /// What `--allow` takes to let it through.
+    /// The word of `--allow` that lets it through.
     pub(crate) word: &'static str,
     pub(crate) what: Words,
 }

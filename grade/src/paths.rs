@@ -29,7 +29,7 @@ pub(crate) fn escapes(root: &Path, path: &Path) -> bool {
     loop {
         match known.canonicalize() {
             Ok(real) => return !real.starts_with(root),
-            // What is not there leads nowhere, but what stands before it may. Steps upwards from
+            // A missing file leads nowhere, but the folders before it may. Steps upwards from
             // nowhere are another matter: Compose would take them.
             Err(_) if path.components().any(|part| part == Component::ParentDir) => return true,
             Err(_) if known.is_symlink() => return true,

@@ -17,7 +17,7 @@ pub(crate) const OTHER_BACKEND: &str = "another-backend";
 /// The frontend in the second project that is given a port where nothing listens.
 pub(crate) const MISLED: &str = "misled-frontend";
 
-/// What the compose file of the first project is made with.
+/// Settings of the first project's compose file.
 pub(crate) struct Limits<'a> {
     /// The marking's name.
     pub(crate) marking: &'a str,
@@ -50,6 +50,9 @@ pub(crate) fn first(config: &Node, limits: &Limits) -> Node {
             service.set("image", Node::text(own_image(limits.marking, builder)));
         }
         bound(service, limits);
+        if let Some(Node::List(ports)) = service.remove("ports") {
+            service.set("ports", Node::List(ports.iter().map(short).collect()));
+        }
         if let Some(Node::Text(alias)) = service.remove("container_name") {
             add_alias(service, &alias);
         }
@@ -137,6 +140,26 @@ fn for_each_service(config: &mut Node, mut change: impl FnMut(&str, &mut Node)) 
     }
 }
 
+/// An entry of `ports` in its short form: Compose 1 writes ranges in a long form that it does not
+/// read again.
+fn short(port: &Node) -> Node {
+    if port.members().is_empty() {
+        return port.clone();
+    }
+    let [ip, published, target, protocol] =
+        ["host_ip", "published", "target", "protocol"].map(|key| port.scalar_at(key));
+    let ip = if ip.contains(':') {
+        format!("[{ip}]:")
+    } else if ip.is_empty() {
+        ip
+    } else {
+        ip + ":"
+    };
+    let published = if published.is_empty() && ip.is_empty() { published } else { published + ":" };
+    let protocol = if protocol.is_empty() { protocol } else { format!("/{protocol}") };
+    Node::Text(format!("{ip}{published}{target}{protocol}"))
+}
+
 /// Sets the limits of a service.
 fn bound(service: &mut Node, limits: &Limits) {
     service.set("mem_limit", Node::text(MEMORY));
@@ -196,5 +219,112 @@ fn rename(service: &mut Node, backend: &str) {
             }
         });
         service.set("volumes_from", Node::List(renamed.collect()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tools::json::Value;
+
+    use super::*;
+    use crate::node::Dollars;
+
+    fn node(json: &str) -> Node {
+        Node::from(&Value::read(json.as_bytes()).expect(json), Dollars::Single)
+    }
+
+    const CONFIG: &str = r#"{
+        "services": {
+            "api-backend": {"build": {"context": "/c/b", "labels": ["a=b"]}, "image": "student/b",
+                "container_name": "backend", "ports": ["8001:8001"]},
+            "again": {"image": "student/b"},
+            "api-frontend": {"build": {"context": "/c/f"}, "depends_on": ["api-backend"],
+                "environment": {"API_BACKEND_URL": "backend", "A": "1"}, "ports": ["8000:80"],
+                "networks": {"n": {"ipv4_address": "10.1.2.3"}}, "working_dir": "/w",
+                "secrets": ["s"], "links": ["api-backend"], "extra_hosts": ["backend:10.1.2.2"],
+                "volumes_from": ["api-backend:ro", "again"]}
+        },
+        "networks": {"n": {"ipam": {"config": [{"subnet": "10.1.2.0/24"}]}}},
+        "secrets": {"s": {"file": "/c/s"}}
+    }"#;
+
+    fn first() -> Node {
+        let limits = Limits { marking: "grade-1", cores: 8, is_offline: true };
+        super::first(&node(CONFIG), &limits)
+    }
+
+    #[test]
+    fn what_is_run_has_names_limits_and_logs_of_the_markers_own() {
+        let plan = first();
+        let backend = plan.at("services/api-backend").expect("the backend");
+        assert_eq!(backend.scalar_at("image"), "grade-1/api-backend:latest");
+        assert_eq!(plan.scalar_at("services/again/image"), "grade-1/api-backend:latest");
+        assert_eq!(
+            backend.at("build/labels"),
+            Some(&node(r#"{"a": "b", "grade.marking": "grade-1"}"#))
+        );
+        assert_eq!(backend.scalar_at("build/network"), "none");
+        assert_eq!(backend.at("container_name"), None);
+        assert_eq!(backend.at("networks"), Some(&node(r#"{"default": {"aliases": ["backend"]}}"#)));
+        assert_eq!(backend.at("ports"), Some(&node(r#"["8001:8001"]"#)));
+        for (_, service) in plan.at("services").expect("services").members() {
+            assert_eq!(service.scalar_at("mem_limit"), MEMORY);
+            assert_eq!(service.scalar_at("pids_limit"), PIDS);
+            assert_eq!(service.scalar_at("cpus"), "2");
+            assert_eq!(service.scalar_at("logging/driver"), "json-file");
+        }
+    }
+
+    #[test]
+    fn ports_are_written_in_their_short_form() {
+        for (port, expected) in [
+            (r#""8000:8000/tcp""#, "8000:8000/tcp"),
+            (r#"{"published": "8000-8000", "target": 8000}"#, "8000-8000:8000"),
+            (
+                r#"{"published": 8000, "target": 80, "protocol": "tcp", "mode": "host"}"#,
+                "8000:80/tcp",
+            ),
+            (r#"{"host_ip": "127.0.0.1", "published": "8000", "target": 80}"#, "127.0.0.1:8000:80"),
+            (r#"{"host_ip": "::1", "published": "8000", "target": 80}"#, "[::1]:8000:80"),
+            (r#"{"target": 80}"#, "80"),
+        ] {
+            assert_eq!(short(&node(port)), Node::text(expected), "{port}");
+        }
+    }
+
+    #[test]
+    fn the_second_project_is_the_first_with_another_name_for_the_backend() {
+        let images = [("api-backend".to_owned(), "sha256:1".to_owned())];
+        let plan = second(&first(), ["api-backend", "api-frontend"], &images, 8001, 80);
+        let names: Vec<_> = plan
+            .at("services")
+            .expect("services")
+            .members()
+            .iter()
+            .map(|(name, _)| &**name)
+            .collect();
+        assert_eq!(names, [OTHER_BACKEND, "again", MISLED, "api-frontend"]);
+        let backend = plan.at("services/another-backend").expect("the backend");
+        assert_eq!(backend.scalar_at("image"), "sha256:1");
+        for key in ["build", "ports", "networks", "container_name"] {
+            assert_eq!(backend.at(key), None, "{key}");
+        }
+        let frontend = plan.at("services/api-frontend").expect("the frontend");
+        assert_eq!(
+            frontend.at("environment"),
+            Some(&node(
+                r#"{"API_BACKEND_URL": "another-backend", "A": "1", "API_BACKEND_PORT": "8001"}"#
+            ))
+        );
+        assert_eq!(frontend.at("ports"), Some(&node(r#"["127.0.0.1::80"]"#)));
+        assert_eq!(frontend.at("depends_on"), Some(&node(r#"["another-backend"]"#)));
+        assert_eq!(frontend.at("volumes_from"), Some(&node(r#"["another-backend:ro", "again"]"#)));
+        assert_eq!(frontend.scalar_at("working_dir"), "/w");
+        assert_eq!(frontend.at("secrets"), Some(&node(r#"["s"]"#)));
+        for key in ["links", "extra_hosts", "networks"] {
+            assert_eq!(frontend.at(key), None, "{key}");
+        }
+        let port = plan.scalar_at("services/misled-frontend/environment/API_BACKEND_PORT");
+        assert_eq!((&*port, plan.at("networks")), ("8000", None));
     }
 }

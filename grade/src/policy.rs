@@ -1,4 +1,4 @@
-//! What a stranger's deployment may ask of this machine, decided on the configuration that Compose
+//! The rights of a stranger's deployment on this machine, decided on the configuration that Compose
 //! itself has resolved. Every key is in one table: copied, checked, left out or refused; a key that
 //! is not in it is refused. The result is a configuration of allowed keys and values alone.
 
@@ -48,7 +48,19 @@ const PORTS_MAX: usize = 32;
 const MOUNT_KEYS: &[&str] =
     &["type", "source", "target", "read_only", "consistency", "volume", "tmpfs"];
 
-/// What is done with a key.
+/// Files that builders read by their names.
+const BUILDER_FILES: &[&str] = &[
+    "Dockerfile",
+    "dockerfile",
+    ".dockerignore",
+    "Dockerfile.dockerignore",
+    "dockerfile.dockerignore",
+];
+
+/// Limits of a process that cannot harm others: none of them lets it go before them.
+const ULIMITS: &[&str] = &["core", "fsize", "memlock", "nofile", "nproc", "stack"];
+
+/// The decision on a key.
 #[derive(Clone, Copy, Debug)]
 enum Decision {
     /// Copied with all that is below it.
@@ -63,7 +75,7 @@ enum Decision {
     Refuse(&'static str),
 }
 
-/// What a value must be.
+/// A condition on a value.
 #[derive(Clone, Copy, Debug)]
 enum Check {
     BuildArguments,
@@ -86,6 +98,7 @@ enum Check {
     SecurityOptions,
     Subnet,
     Tmpfs,
+    Truth,
     Ulimits,
     VolumeDriver,
     VolumeOptions,
@@ -193,7 +206,7 @@ const TABLE: &[(&str, Decision)] = &[
     ("services.*.healthcheck", Keep),
     ("services.*.hostname", Keep),
     ("services.*.image", Keep),
-    ("services.*.init", Keep),
+    ("services.*.init", If(Check::Truth)),
     ("services.*.ipc", If(Check::OwnNamespace)),
     ("services.*.isolation", Omit),
     ("services.*.label_file", Omit),
@@ -309,7 +322,7 @@ const TABLE: &[(&str, Decision)] = &[
     ("configs.*.template_driver", Refuse(UNKNOWN)),
 ];
 
-/// What of a configuration may be run, and what is refused of it.
+/// The part of a configuration that may be run, and the refusals.
 pub(crate) struct Decided {
     pub(crate) config: Node,
     pub(crate) refusals: Vec<Refusal>,
@@ -419,8 +432,12 @@ impl Judge<'_> {
     }
 
     fn refuse(&mut self, word: &'static str, what: String) {
+        self.refuse_words(word, Words::keyed(what));
+    }
+
+    fn refuse_words(&mut self, word: &'static str, what: Words) {
         if !self.is_allowed(word) {
-            self.refusals.push(Refusal { word, what: Words::quoted(what) });
+            self.refusals.push(Refusal { word, what });
         }
     }
 
@@ -437,76 +454,82 @@ impl Judge<'_> {
     /// The value as it may be run; `None` leaves it out.
     fn check(&mut self, check: Check, value: &Node, shown: &str) -> Option<Node> {
         let scalar = value.scalar().unwrap_or_default();
-        let said = || format!("{shown} {}", value.scalar().unwrap_or_else(|| value.shown()));
-        let wrong = match check {
+        let said = format!("{shown} {}", value.scalar().unwrap_or_else(|| value.shown()));
+        match check {
             // A name without a value would take the marker's own variable of this name.
             Check::Environment | Check::BuildArguments => {
                 let pairs = value.pairs().into_iter();
                 return Some(Node::Map(pairs.map(|(name, it)| (name, Node::Text(it))).collect()));
             }
-            Check::BuildContext => self.wrong_context(&scalar),
+            Check::Mounts => return self.mounts(value, shown),
+            // A score that only the container itself can suffer from.
+            Check::OomScore if scalar.parse().is_ok_and(|score: f64| score >= 0.0) => return None,
+            _ => {}
+        }
+        let wrong = self.wrong(check, value, &scalar).filter(|_| !value.is_empty());
+        let Some(word) = wrong else { return Some(value.clone()) };
+        let what = match (word, check) {
+            (PATHS, Check::BuildDockerfile) => {
+                paths::outside(&said, &self.root.join(&self.context).join(&scalar))
+            }
+            (PATHS, _) => paths::outside(&said, &self.root.join(&scalar)),
+            (_, Check::NetworkMode | Check::OwnNamespace) => {
+                Words::keyed(format!("{shown}: {scalar}"))
+            }
+            _ => Words::keyed(said),
+        };
+        self.refuse_words(word, what);
+        self.is_allowed(word).then(|| value.clone())
+    }
+
+    /// The word for a fault in a value.
+    fn wrong(&self, check: Check, value: &Node, scalar: &str) -> Option<&'static str> {
+        let unless = |fits: bool, word| (!fits).then_some(word);
+        match check {
+            // These three are decided by the caller, but for scores below 0.
+            Check::Environment | Check::BuildArguments | Check::Mounts => None,
+            Check::OomScore => Some(PRIVILEGES),
+            Check::BuildContext => self.wrong_context(scalar),
             Check::BuildContexts => {
-                let wrong = |(_, context): (String, String)| self.wrong_context(&context);
-                value.pairs().into_iter().find_map(wrong)
+                value.pairs().iter().find_map(|(_, context)| self.wrong_context(context))
             }
             Check::BuildDockerfile => {
-                let path = self.root.join(&self.context).join(&scalar);
-                (!paths::is_own_file(self.root, &path)).then_some(PATHS)
+                let path = self.root.join(&self.context).join(scalar);
+                unless(paths::is_own_file(self.root, &path), PATHS)
             }
-            Check::BuildNetwork => (!matches!(&*scalar, "" | "none" | "default")).then_some(BUILD),
-            Check::File => {
-                (!paths::is_own_file(self.root, &self.root.join(&scalar))).then_some(PATHS)
-            }
+            Check::BuildNetwork => unless(matches!(scalar, "" | "none" | "default"), BUILD),
+            Check::File => unless(paths::is_own_file(self.root, &self.root.join(scalar)), PATHS),
             Check::LogDriver => {
-                (!matches!(&*scalar, "" | "json-file" | "local" | "none")).then_some(ENGINE)
+                unless(matches!(scalar, "" | "json-file" | "local" | "none"), ENGINE)
             }
-            Check::Memory => {
-                let bytes = bytes(&scalar);
-                bytes.is_none_or(|it| it > MEMORY_BYTES_MAX).then_some(RESOURCES)
-            }
-            Check::Mounts => return self.mounts(value, shown),
-            Check::NetworkDriver => (!matches!(&*scalar, "" | "bridge")).then_some(NAMESPACES),
-            Check::IpamDriver => (!matches!(&*scalar, "" | "default")).then_some(NAMESPACES),
+            Check::Memory => unless(is_small(scalar), RESOURCES),
+            Check::NetworkDriver => unless(matches!(scalar, "" | "bridge"), NAMESPACES),
+            Check::IpamDriver => unless(matches!(scalar, "" | "default"), NAMESPACES),
             Check::NetworkMode => {
-                let own = matches!(&*scalar, "" | "bridge" | "none" | "default");
-                (!own && !scalar.starts_with("service:")).then_some(NAMESPACES)
+                let own = matches!(scalar, "" | "bridge" | "none" | "default");
+                unless(own || scalar.starts_with("service:"), NAMESPACES)
             }
             Check::OwnNamespace => {
-                let own = matches!(&*scalar, "" | "private" | "shareable" | "none");
-                (!own && !scalar.starts_with("service:")).then_some(NAMESPACES)
+                let own = matches!(scalar, "" | "private" | "shareable" | "none");
+                unless(own || scalar.starts_with("service:"), NAMESPACES)
             }
             Check::NetworkOptions => {
-                let own = |(key, _): &(String, Node)| key == "com.docker.network.driver.mtu";
-                (!value.members().iter().all(own)).then_some(NAMESPACES)
-            }
-            Check::OomScore => {
-                let score: Option<f64> = scalar.parse().ok();
-                return match score {
-                    Some(0.0..) => None,
-                    _ => {
-                        self.refuse(PRIVILEGES, said());
-                        self.is_allowed(PRIVILEGES).then(|| value.clone())
-                    }
-                };
+                unless(has_only(value, &["com.docker.network.driver.mtu"]), NAMESPACES)
             }
             Check::Ports => {
-                let ports: usize = value.items().iter().map(ports).sum();
-                (ports > PORTS_MAX).then_some(RESOURCES)
+                unless(value.items().iter().map(ports).sum::<usize>() <= PORTS_MAX, RESOURCES)
             }
             Check::Replicas => {
-                let count: Option<f64> = scalar.parse().ok();
-                count.is_none_or(|it| it > REPLICAS_MAX).then_some(RESOURCES)
+                unless(scalar.parse().is_ok_and(|count: f64| count <= REPLICAS_MAX), RESOURCES)
             }
             Check::SecurityOptions => {
                 let own = |option: &Node| {
-                    option.scalar().is_some_and(|it| {
-                        let it = it.replace('=', ":");
-                        it == "no-new-privileges" || it == "no-new-privileges:true"
-                    })
+                    let option = option.scalar().unwrap_or_default().replace('=', ":");
+                    matches!(&*option, "no-new-privileges" | "no-new-privileges:true")
                 };
-                (!value.items().iter().all(own)).then_some(PRIVILEGES)
+                unless(value.items().iter().all(own), PRIVILEGES)
             }
-            Check::Subnet => (!is_private(&scalar)).then_some(NAMESPACES),
+            Check::Subnet => unless(is_private(scalar), NAMESPACES),
             Check::Tmpfs => {
                 let one = std::slice::from_ref(value);
                 let mounts = if value.items().is_empty() { one } else { value.items() };
@@ -516,28 +539,30 @@ impl Judge<'_> {
                 };
                 mounts.iter().find_map(wrong)
             }
-            Check::Ulimits => {
-                const OWN: &[&str] = &["core", "fsize", "memlock", "nofile", "nproc", "stack"];
-                let own = |(key, _): &(String, Node)| OWN.contains(&key.as_str());
-                (!value.members().iter().all(own)).then_some(PRIVILEGES)
-            }
-            Check::VolumeDriver => (!matches!(&*scalar, "" | "local")).then_some(MOUNTS),
+            // Once it could name a program of the host.
+            Check::Truth => unless(matches!(scalar, "" | "true" | "false"), PRIVILEGES),
+            Check::Ulimits => unless(has_only(value, ULIMITS), PRIVILEGES),
+            Check::VolumeDriver => unless(matches!(scalar, "" | "local"), MOUNTS),
             Check::VolumeOptions => wrong_volume(value),
             Check::VolumesFrom => {
                 let other = |it: &Node| it.scalar().is_none_or(|it| it.starts_with("container:"));
-                value.items().iter().any(other).then_some(MOUNTS)
+                unless(!value.items().iter().any(other), MOUNTS)
             }
-        };
-        let Some(word) = wrong.filter(|_| !value.is_empty()) else { return Some(value.clone()) };
-        self.refuse(word, said());
-        self.is_allowed(word).then(|| value.clone())
+        }
     }
 
     fn wrong_context(&self, context: &str) -> Option<&'static str> {
         if paths::is_remote(context) {
             return Some(REMOTE);
         }
-        paths::escapes(self.root, &self.root.join(context)).then_some(PATHS)
+        let folder = self.root.join(context);
+        let own = |name: &str| {
+            let path = folder.join(name);
+            path.symlink_metadata().is_err() || paths::is_own_file(self.root, &path)
+        };
+        let is_own =
+            !paths::escapes(self.root, &folder) && BUILDER_FILES.iter().all(|name| own(name));
+        (!is_own).then_some(PATHS)
     }
 
     /// A service's mounts: volumes of the project, and tmpfs.
@@ -568,14 +593,13 @@ impl Judge<'_> {
                 Some((source, _)) => undeclared(source),
             };
         }
-        if !mount.members().iter().all(|(key, _)| MOUNT_KEYS.contains(&key.as_str())) {
+        if !has_only(mount, MOUNT_KEYS) {
             return Some(MOUNTS);
         }
         match &*mount.scalar_at("type") {
             "tmpfs" => {
                 let size = mount.scalar_at("tmpfs/size");
-                let fits = size.is_empty() || bytes(&size).is_some_and(|it| it <= MEMORY_BYTES_MAX);
-                (!fits).then_some(RESOURCES)
+                (!size.is_empty() && !is_small(&size)).then_some(RESOURCES)
             }
             "volume" => match &*mount.scalar_at("source") {
                 "" => None,
@@ -591,20 +615,19 @@ fn decision(row: &str) -> Option<Decision> {
     TABLE.iter().find(|(key, _)| *key == row).map(|(_, decision)| *decision)
 }
 
-/// What is wrong with a volume's options: a tmpfs is the only file system that needs nothing of
+/// The word for a fault in a volume's options: a tmpfs is the only file system that needs nothing of
 /// the host.
 fn wrong_volume(options: &Node) -> Option<&'static str> {
     if options.is_empty() {
         return None;
     }
-    let own = |(key, _): &(String, Node)| matches!(&**key, "type" | "device" | "o");
-    if options.scalar_at("type") != "tmpfs" || !options.members().iter().all(own) {
+    if options.scalar_at("type") != "tmpfs" || !has_only(options, &["type", "device", "o"]) {
         return Some(MOUNTS);
     }
     wrong_tmpfs(&options.scalar_at("o"))
 }
 
-/// What is wrong with the options of a tmpfs, such as `size=64m,mode=1777`.
+/// The word for a fault in the options of a tmpfs, such as `size=64m,mode=1777`.
 fn wrong_tmpfs(options: &str) -> Option<&'static str> {
     options.split(',').filter(|it| !it.is_empty()).find_map(|option| match option.split_once('=') {
         Some(("size", size)) => {
@@ -614,6 +637,16 @@ fn wrong_tmpfs(options: &str) -> Option<&'static str> {
         None if matches!(option, "rw" | "ro" | "exec" | "noexec" | "nosuid" | "nodev") => None,
         _ => Some(MOUNTS),
     })
+}
+
+/// Returns true if a map has no keys but these.
+fn has_only(map: &Node, keys: &[&str]) -> bool {
+    map.members().iter().all(|(key, _)| keys.contains(&key.as_str()))
+}
+
+/// Returns true if a size is one that a deployment needs.
+fn is_small(size: &str) -> bool {
+    bytes(size).is_some_and(|bytes| bytes <= MEMORY_BYTES_MAX)
 }
 
 /// A size as Compose takes it: `67108864`, `64m`, `64MB`, `1g`.
@@ -735,8 +768,8 @@ mod tests {
             ("privileged", &[(PRIVILEGES, "api-backend: privileged true")]),
             ("cap-add", &[(PRIVILEGES, "api-backend: cap_add [\"SYS_ADMIN\"]")]),
             ("devices", &[(DEVICES, "api-backend: devices [\"/dev/")]),
-            ("pid-host", &[(NAMESPACES, "api-backend: pid host")]),
-            ("host-network", &[(NAMESPACES, "api-backend: network_mode host")]),
+            ("pid-host", &[(NAMESPACES, "api-backend: pid: host")]),
+            ("host-network", &[(NAMESPACES, "api-backend: network_mode: host")]),
             ("host-mount", &[(MOUNTS, "api-backend: volumes /")]),
             ("docker-socket", &[(MOUNTS, ": volumes /var/run/docker.sock")]),
         ];
@@ -751,7 +784,7 @@ mod tests {
 
     /// Keys of a service, and why they are refused.
     const SERVICES: &[(&str, &[Reason])] = &[
-        // What both versions of Compose write where nothing is wanted.
+        // Both versions of Compose write these where nothing is wanted.
         (r#""privileged": false, "cap_add": [], "command": null, "sysctls": {}, "ipc": """#, &[]),
         (r#""security_opt": ["no-new-privileges=true"], "cap_drop": ["ALL"], "init": true"#, &[]),
         (
@@ -771,13 +804,14 @@ mod tests {
         ),
         (r#""oom_score_adj": -1000"#, &[(PRIVILEGES, "oom_score_adj")]),
         (r#""ulimits": {"rtprio": 99}"#, &[(PRIVILEGES, "ulimits")]),
+        (r#""init": "/bin/sh""#, &[(PRIVILEGES, "init /bin/sh")]),
         (r#""gpus": "all""#, &[(DEVICES, "gpus")]),
         (
             r#""deploy": {"resources": {"reservations": {"devices": [{"capabilities": ["gpu"]}]}}}"#,
             &[(DEVICES, "devices")],
         ),
         (r#""device_cgroup_rules": ["a *:* rwm"]"#, &[(DEVICES, "a *:* rwm")]),
-        (r#""ipc": "host", "uts": "host""#, &[(NAMESPACES, "ipc host"), (NAMESPACES, "uts")]),
+        (r#""ipc": "host", "uts": "host""#, &[(NAMESPACES, "ipc: host"), (NAMESPACES, "uts")]),
         (
             r#""userns_mode": "host", "cgroup": "host""#,
             &[(NAMESPACES, "userns_mode"), (NAMESPACES, "cgroup")],
@@ -930,6 +964,25 @@ mod tests {
         assert_refused(&allowed, &[], "allowed");
         let mounts = allowed.config.at("services/s/volumes").expect("both").items();
         assert_eq!(mounts, [Node::text("/etc:/x"), Node::text("data:/y")]);
+    }
+
+    #[test]
+    fn what_a_builder_reads_by_name_must_be_inside_and_regular() {
+        let root = std::env::temp_dir().join(format!("policy-{}", std::process::id()));
+        for folder in ["linked", "ignored", "plain"] {
+            fs::create_dir_all(root.join(folder)).expect("a folder");
+        }
+        let root = root.canonicalize().expect("a path");
+        let link = |to| std::os::unix::fs::symlink("/etc/hostname", root.join(to)).expect("a link");
+        link("linked/Dockerfile");
+        link("ignored/.dockerignore");
+        let refused = |folder: &str| {
+            let json = format!("{{\"services\": {{\"s\": {{\"build\": \"{folder}\"}}}}}}");
+            decide(&config(&json), &root, &[]).refusals.len()
+        };
+        let found = ["linked", "ignored", "plain"].map(refused);
+        fs::remove_dir_all(&root).expect("the folder removed");
+        assert_eq!(found, [1, 1, 0]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ const LIMITS: Limits = Limits { head_bytes_max: 16 << 10, body_bytes_max: 256 <<
 /// How much of a body a report shows.
 const SHOWN_BYTES_MAX: usize = 200;
 
-/// What one GET led to.
+/// The outcome of one GET.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Probed {
     /// The connection was not accepted.
@@ -112,7 +112,7 @@ async fn exchange(
     Ok(count)
 }
 
-/// What the head of an answer that was taken says of its body.
+/// The `Content-Type` of a response that was parsed.
 fn content_type(answer: &[u8]) -> String {
     let text = String::from_utf8_lossy(answer);
     let head = text.split("\r\n\r\n").next().unwrap_or_default();
@@ -161,7 +161,7 @@ impl Probed {
             ),
             Probed::Malformed(refusal) => words(
                 format!("the response is not valid HTTP: {refusal}"),
-                format!("la réponse n'est pas du HTTP valide : {refusal}"),
+                "la réponse n'est pas du HTTP valide",
             ),
             Probed::Response(response) => {
                 let (status, body) = (response.status, beginning(&response.body));
@@ -192,7 +192,7 @@ impl Probed {
         match Value::read(body) {
             Err(fault) => Some(words(
                 format!("its body is not JSON ({fault}): {shown}"),
-                format!("son corps n'est pas du JSON ({fault}) : {shown}"),
+                format!("son corps n'est pas du JSON : {shown}"),
             )),
             Ok(value) if !is(&value, wanted) => Some(words(
                 format!("its JSON is {shown}, not {wanted}"),
@@ -299,7 +299,7 @@ mod tests {
             (Probed::Closed, Some("closed without a response")),
             (Probed::TimedOut, Some("no response within 5 s")),
             (
-                Probed::Malformed(ResponseError::Parse(ParseError::StartLine)),
+                Probed::Malformed(ResponseError::Parse(common::http::ParseError::StartLine)),
                 Some("not valid HTTP: malformed start line"),
             ),
         ] {

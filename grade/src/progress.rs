@@ -13,7 +13,7 @@ pub(crate) struct Progress {
     written: Cell<bool>,
 }
 
-/// What fits on any terminal's line.
+/// Fits on a line of any terminal.
 const COLUMNS: usize = 72;
 
 impl Progress {
@@ -22,12 +22,12 @@ impl Progress {
         Progress { lang, on_terminal, written: Cell::new(false) }
     }
 
-    /// What is done now.
+    /// Shows the step that begins.
     pub(crate) fn step(&self, words: &Words) {
         self.write(words.text(self.lang));
     }
 
-    /// What a program says meanwhile.
+    /// Shows a line of a program that runs.
     pub(crate) fn detail(&self, line: &str) {
         if self.on_terminal && !line.trim().is_empty() {
             self.write(line.trim());
@@ -36,7 +36,7 @@ impl Progress {
 
     fn write(&self, line: &str) {
         let line: String = printable(line).chars().take(COLUMNS).collect();
-        // Standard error may be closed; then nobody is told.
+        // Standard error may be closed.
         let _ = if self.on_terminal {
             write!(io::stderr(), "\r\x1b[Kgrade: {line}")
         } else {

@@ -1,5 +1,5 @@
-//! Reports: what a marking came to, for people and for programs. Names and outputs are a
-//! stranger's: each format says how it takes their teeth out.
+//! Reports of a marking, for people and for programs. Names and outputs are a stranger's: each
+//! format says how it makes them harmless.
 
 mod json;
 mod junit;
@@ -15,7 +15,7 @@ use crate::words::{Lang, points};
 
 pub(crate) use table::{head, row, summary};
 
-/// What reports are written as.
+/// A format of reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Text,
@@ -28,10 +28,10 @@ impl Format {
     pub(crate) const ALL: [Format; 4] =
         [Format::Text, Format::Json, Format::Junit, Format::Markdown];
 
-    /// What `--format` calls them, in the same order.
+    /// Their names for `--format`, in the same order.
     pub(crate) const NAMES: &[&str] = &["text", "json", "junit", "markdown"];
 
-    /// How files of it are called.
+    /// The ending of its files' names.
     pub(crate) fn ending(self) -> &'static str {
         match self {
             Format::Text => "txt",
@@ -42,15 +42,15 @@ impl Format {
     }
 }
 
-/// What came of marking one deployment.
+/// The report on one deployment.
 pub(crate) struct Report {
-    /// As it was named to us.
+    /// As the caller named it.
     pub(crate) deployment: String,
     pub(crate) outcome: Outcome,
     pub(crate) lang: Lang,
 }
 
-/// Whether a verdict belongs in a part of a report.
+/// Returns true if a verdict belongs in a part of a report.
 type Part = fn(&Verdict) -> bool;
 
 const LOST: Part = |it| matches!(it, Verdict::Lost { .. });
@@ -79,6 +79,7 @@ impl Report {
     /// The mark as people write it: `18.5 / 20`.
     pub(crate) fn score(&self) -> Option<String> {
         let (quarters, of) = self.mark()?;
+        let points = |quarters| self.lang.decimal(&points(quarters));
         Some(format!("{} / {}", points(quarters), points(of)))
     }
 
@@ -89,8 +90,8 @@ impl Report {
         }
     }
 
-    /// What kind of outcome it is.
-    fn kind(&self) -> &'static str {
+    /// The kind of outcome.
+    pub(crate) fn kind(&self) -> &'static str {
         match self.outcome {
             Outcome::Marked(_) => self.say("marked", "noté"),
             Outcome::Refused(_) => self.say("refused", "refusé"),
@@ -98,7 +99,7 @@ impl Report {
         }
     }
 
-    /// Why there is no mark, where there is none.
+    /// Why there is no mark, if there is none.
     fn reasons(&self) -> Vec<String> {
         match &self.outcome {
             Outcome::Marked(_) => Vec::new(),
@@ -216,6 +217,65 @@ mod tests {
     }
 
     #[test]
+    fn json_is_as_its_schema_says() {
+        let schema = include_bytes!("../report-schema.json");
+        let schema = Value::read(schema).expect("JSON");
+        for report in all() {
+            let written = report.write(Format::Json, Colours::Off);
+            let value = Value::read(written.as_bytes()).expect("JSON");
+            assert_eq!(fits(&value, &schema), Ok(()), "{written}");
+        }
+        for (json, fault) in [
+            ("[]", "[] is no object"),
+            (r#"{"deployment": "a"}"#, "outcome is missing"),
+            (r#"{"deployment": 1, "outcome": "marked"}"#, "1 is no string"),
+            (r#"{"deployment": "a", "outcome": "odd"}"#, "\"odd\" is none of the words"),
+            (r#"{"deployment": "a", "outcome": "marked", "more": 1}"#, "more is not known"),
+            (
+                r#"{"deployment": "a", "outcome": "marked", "notes": [{"what": "b"}]}"#,
+                "seen is missing",
+            ),
+        ] {
+            let value = Value::read(json.as_bytes()).expect("JSON");
+            assert_eq!(fits(&value, &schema), Err(fault.to_owned()), "{json}");
+        }
+    }
+
+    /// Checks the part of JSON Schema that the report's schema uses.
+    fn fits(value: &Value, schema: &Value) -> Result<(), String> {
+        let shown = || {
+            let mut out = Vec::new();
+            value.write(&mut out);
+            String::from_utf8(out).expect("ASCII")
+        };
+        let words = schema.get("enum").map(Value::items).unwrap_or_default();
+        if !words.is_empty() && !words.iter().any(|word| word.text() == value.text()) {
+            return Err(format!("{} is none of the words", shown()));
+        }
+        let wanted = schema.get("type").and_then(Value::text).unwrap_or_default();
+        match (&*wanted, value) {
+            ("", _) | ("string", Value::Text(_)) | ("number", Value::Number(_)) => {}
+            ("array", Value::Array(items)) => {
+                let schema = schema.get("items").expect("items");
+                items.iter().try_for_each(|item| fits(item, schema))?;
+            }
+            ("object", Value::Object(members)) => {
+                let required = schema.get("required").map(Value::items).unwrap_or_default();
+                for name in required.iter().filter_map(Value::text) {
+                    value.get(&name).ok_or_else(|| format!("{name} is missing"))?;
+                }
+                for (name, member) in members {
+                    let name = name.decode();
+                    let known = schema.at(&format!("properties/{name}"));
+                    fits(member, known.ok_or_else(|| format!("{name} is not known"))?)?;
+                }
+            }
+            _ => return Err(format!("{} is no {wanted}", shown())),
+        }
+        Ok(())
+    }
+
+    #[test]
     fn junit_has_no_marks_but_its_own() {
         let [marked, refused, _] = all();
         let written = marked.write(Format::Junit, Colours::Off);
@@ -262,18 +322,40 @@ mod tests {
     }
 
     #[test]
-    fn a_class_is_summed_up() {
-        let class = all();
-        let summary = summary(&class, Lang::English);
-        assert!(
-            summary.starts_with("1 of 3 marked\nmean 0.50, median 0.5, from 0.5 to 0.5\n"),
-            "{summary}"
-        );
-        assert!(summary.contains("   1  answer.frontend "), "{summary}");
+    fn a_batch_is_summed_up() {
+        let batch = all();
+        let found = summary(&batch, Lang::English);
+        let line = "1 of 3 marked\nmean 0.50, median 0.5, from 0.5 to 0.5\n";
+        assert!(found.starts_with(line), "{found}");
+        assert!(found.contains("   1  answer.frontend "), "{found}");
+        let marked = |rules: &[Rule]| {
+            let mut sheet = Sheet::default();
+            for rule in rules {
+                sheet.judge(*rule, None, "");
+            }
+            Report { lang: Lang::French, ..hostile(Outcome::Marked(sheet)) }
+        };
+        // Of an even count the median is the mean of the two in the middle.
+        let batch = [
+            marked(&[]),
+            marked(&[Rule::CrashBackend]),
+            marked(&[]),
+            marked(&[Rule::CrashBackend, Rule::CrashFrontend]),
+        ];
+        let found = summary(&batch, Lang::French);
+        let line = "4 sur 4 notés\nmoyenne 1,12, médiane 0,75, de 0 à 3\n";
+        assert!(found.starts_with(line), "{found}");
     }
 
     #[test]
-    fn every_word_of_ours_is_in_both_languages() {
+    fn a_table_in_french_is_one_that_french_spreadsheets_read() {
+        assert!(head(Lang::French).starts_with("\u{feff}\"déploiement\";\"note\";"));
+        let report = Report { lang: Lang::French, ..hostile(Outcome::Marked(sheet())) };
+        assert!(row(&report).contains(";\"0,5\";\"19,5\";\"noté\";"), "{}", row(&report));
+    }
+
+    #[test]
+    fn every_word_is_in_both_languages() {
         let both = words("a", "b");
         assert_eq!((both.text(Lang::English), both.text(Lang::French)), ("a", "b"));
         for rule in Rule::ALL {
@@ -281,7 +363,9 @@ mod tests {
         }
         let report = Report { lang: Lang::French, ..hostile(Outcome::Marked(sheet())) };
         let written = report.write(Format::Text, Colours::Off);
-        for word in ["perdu", "acquis", "constaté", "tapez", "car", "hors notation"] {
+        for word in
+            ["perdu", "acquis", "constaté :", "tapez :", "raison :", "hors notation", "0,5 / 19,5"]
+        {
             assert!(written.contains(word), "{written}");
         }
     }

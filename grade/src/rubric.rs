@@ -5,7 +5,7 @@ use crate::words::{Lang, Words};
 
 macro_rules! rules {
     ($($name:ident $id:literal $quarters:literal $english:literal $french:literal)*) => {
-        /// What a mark is made of.
+        /// The rules that make a mark.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Rule {
             $($name,)*
@@ -29,7 +29,7 @@ macro_rules! rules {
                 }
             }
 
-            /// What is demanded.
+            /// The demand.
             pub(crate) fn demand(self, lang: Lang) -> &'static str {
                 match (self, lang) {
                     $((Rule::$name, Lang::English) => $english,
@@ -66,7 +66,7 @@ rules! {
         "the frontend's image is tagged latest"
         "l'image du frontend porte le tag latest"
     UpStarts "up.starts" 8
-        "docker-compose up builds and starts both, with nothing typed beside it"
+        "docker-compose up builds and starts both, with nothing else typed"
         "docker-compose up construit et démarre les deux, sans rien taper d'autre"
     UpNames "up.names" 2
         "the services are named api-backend and api-frontend"
@@ -106,26 +106,26 @@ rules! {
         "quand un backend tombé est revenu, le frontend répond comme avant en moins de 10 s, sans redémarrer lui-même"
 }
 
-/// What became of a rule.
+/// The verdict on a rule.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Verdict {
     Earned,
-    /// What was seen instead, and what to type to see it.
+    /// Observed instead of the demand, and the command that shows it.
     Lost {
         seen: Words,
         command: String,
     },
-    /// It could not be looked at, because of this: no points.
+    /// It could not be judged, because of this: no points.
     NotReached(Words),
-    /// What there is does not tell, because of this: its points are in no sum.
+    /// The deployment does not show it, because of this: its points are in no sum.
     NotMarked(Words),
 }
 
-/// The verdicts on one deployment, and what was seen beside.
+/// The verdicts on one deployment, and notes that are no part of the mark.
 #[derive(Debug, Default)]
 pub(crate) struct Sheet {
     verdicts: Vec<(Rule, Verdict)>,
-    /// What is shown and never marked: what it is of, and what was seen.
+    /// Notes: the subject, and the observation.
     pub(crate) notes: Vec<(Words, Words)>,
 }
 
@@ -137,7 +137,7 @@ impl Sheet {
         }
     }
 
-    /// Earned if there is nothing to defect it with.
+    /// Earned if there is no defect.
     pub(crate) fn judge(&mut self, rule: Rule, defect: Option<Words>, command: &str) {
         let verdict = match defect {
             None => Verdict::Earned,
@@ -146,7 +146,7 @@ impl Sheet {
         self.set(rule, verdict);
     }
 
-    /// Whatever has no verdict yet is not reached.
+    /// Sets every rule without a verdict to not reached.
     pub(crate) fn close(&mut self, reason: &Words) {
         for rule in Rule::ALL {
             self.set(*rule, Verdict::NotReached(reason.clone()));

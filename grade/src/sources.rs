@@ -32,7 +32,7 @@ pub(crate) fn check_tree(root: &Path) -> Vec<Refusal> {
     found
 }
 
-/// What a compose file names: what is refused of that, and the compose files among it.
+/// Checks the files that a compose file names: the refusals, and the compose files among them.
 pub(crate) fn check_document(
     root: &Path,
     file: &Path,
@@ -59,7 +59,7 @@ pub(crate) fn check_document(
         let said = |path: &str| format!("{shown}: {key}: {path}");
         let Some(Node::Text(path)) = path else {
             let value = path.map(Node::shown).unwrap_or_default();
-            found.push(Refusal { word: PATHS, what: Words::quoted(said(&value)) });
+            found.push(Refusal { word: PATHS, what: Words::keyed(said(&value)) });
             return;
         };
         if path.contains('$') {
@@ -69,7 +69,7 @@ pub(crate) fn check_document(
             );
             found.push(Refusal { word: PATHS, what });
         } else if paths::is_remote(path) {
-            found.push(Refusal { word: REMOTE, what: Words::quoted(said(path)) });
+            found.push(Refusal { word: REMOTE, what: Words::keyed(said(path)) });
         } else {
             // Relative to the file, or to the project, by the version of Compose.
             for path in [folder.join(path), root.join(path)] {
@@ -154,5 +154,132 @@ fn collect_variables(node: &Node, found: &mut Vec<String>) {
             }
         }
         Node::Null | Node::Bool(_) | Node::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::process;
+
+    use tools::json::Value;
+
+    use super::*;
+    use crate::node::Dollars;
+    use crate::words::Lang;
+
+    /// A checkout. Dropping it removes it.
+    struct Checkout(PathBuf);
+
+    impl Checkout {
+        fn new(name: &str) -> Checkout {
+            let folder = std::env::temp_dir().join(format!("sources-{name}-{}", process::id()));
+            fs::create_dir_all(folder.join("api-backend")).expect("a folder");
+            let checkout = Checkout(folder.canonicalize().expect("a path"));
+            for name in ["front.env", "a, b.env", "api-backend/x.yaml"] {
+                fs::write(checkout.0.join(name), "").expect("a file");
+            }
+            symlink("/etc/hostname", checkout.0.join("linked.env")).expect("a link");
+            checkout
+        }
+    }
+
+    impl Drop for Checkout {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn files_that_a_document_names_must_be_inside() {
+        let checkout = Checkout::new("documents");
+        let service = |keys: &str| format!("{{\"services\": {{\"s\": {{{keys}}}}}}}");
+        let cases: &[(String, &[(&str, &str)])] = &[
+            (service(r#""env_file": "front.env""#), &[]),
+            (service(r#""env_file": ["a, b.env"], "command": ["/s"]"#), &[]),
+            (service(r#""env_file": [{"path": "front.env", "required": false}]"#), &[]),
+            (service(r#""extends": {"file": "api-backend/x.yaml", "service": "s"}"#), &[]),
+            (service(r#""extends": {"service": "s"}"#), &[]),
+            (service(r#""extends": "s""#), &[]),
+            (service(r#""env_file": "missing.env""#), &[]),
+            (service(r#""env_file": "/etc/passwd""#), &[(PATHS, "/etc/passwd")]),
+            (service(r#""env_file": ["../s"]"#), &[(PATHS, "../s")]),
+            (service(r#""env_file": ["linked.env"]"#), &[(PATHS, "/etc/hostname")]),
+            (service(r#""env_file": ["~/b"]"#), &[(PATHS, "~/b")]),
+            (service(r#""env_file": "${HOME}/x""#), &[(PATHS, "variable")]),
+            (service(r#""env_file": ["api-backend"]"#), &[(PATHS, "api-backend")]),
+            (service(r#""env_file": [["front.env"]]"#), &[(PATHS, "front.env")]),
+            (service(r#""label_file": "/etc/passwd""#), &[(PATHS, "/etc/passwd")]),
+            (service(r#""extends": {"file": "../x.yaml", "service": "s"}"#), &[(PATHS, "../x.yaml")]),
+            (
+                service(r#""extends": {"file": "oci://example.org/x", "service": "s"}"#),
+                &[(REMOTE, "oci://")],
+            ),
+            (
+                r#"{"services": {}, "include": ["https://example.org/x.git"]}"#.to_owned(),
+                &[(REMOTE, "example.org")],
+            ),
+            (
+                r#"{"services": {}, "include": [{"path": ["/etc/passwd"], "env_file": "front.env"}]}"#
+                    .to_owned(),
+                &[(PATHS, "/etc/passwd")],
+            ),
+            (
+                r#"{"api-backend": {"volumes": ["somebody_data:/x"]}}"#.to_owned(),
+                &[(UNKNOWN, "format 1")],
+            ),
+            (r#"{"volumes": {"v": null}, "x-more": 1}"#.to_owned(), &[]),
+        ];
+        let file = checkout.0.join("docker-compose.yaml");
+        for (json, expected) in cases {
+            let document = Value::read(json.as_bytes()).expect(json);
+            let document = Node::from(&document, Dollars::Single);
+            let (found, _) = check_document(&checkout.0, &file, &document);
+            let found: Vec<_> =
+                found.iter().map(|it| (it.word, it.what.text(Lang::English))).collect();
+            assert_eq!(found.len(), expected.len(), "{json}: {found:?}");
+            for ((word, what), (expected, part)) in found.iter().zip(*expected) {
+                assert!(word == expected && what.contains(part), "{json}: {found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn compose_files_that_a_document_names_are_looked_at_too() {
+        let checkout = Checkout::new("more");
+        let json = r#"{"services": {"s": {"extends": {"file": "api-backend/x.yaml"},
+            "env_file": "front.env"}}, "include": ["api-backend/x.yaml"]}"#;
+        let document = Node::from(&Value::read(json.as_bytes()).expect(json), Dollars::Single);
+        let file = checkout.0.join("docker-compose.yaml");
+        let (_, files) = check_document(&checkout.0, &file, &document);
+        assert_eq!(files, [checkout.0.join("api-backend/x.yaml")]);
+    }
+
+    #[test]
+    fn files_that_builders_read_by_name_must_be_inside_and_regular() {
+        let checkout = Checkout::new("tree");
+        let at = |name: &str| checkout.0.join(name);
+        symlink("nowhere", at("LICENSE")).expect("a link");
+        symlink("/etc/hostname", at("api-backend/Dockerfile")).expect("a link");
+        symlink("/", at("api-frontend")).expect("a link");
+        fs::create_dir(at(".dockerignore")).expect("a folder");
+        let found = check_tree(&checkout.0);
+        let said: Vec<_> = found.iter().map(|it| it.what.text(Lang::English)).collect();
+        assert_eq!(said.len(), 3, "{said:?}");
+        for part in [
+            "api-backend/Dockerfile: /etc/hostname is outside",
+            "api-frontend: / is",
+            ".dockerignore",
+        ] {
+            assert!(said.iter().any(|it| it.contains(part)), "{part}: {said:?}");
+        }
+    }
+
+    #[test]
+    fn variables_of_a_document_are_found() {
+        let json = r#"{"a": ["${A:-1}/$B", "$$C", "${D?x}"], "b": {"c": "$1 $"}}"#;
+        let document = Node::from(&Value::read(json.as_bytes()).expect(json), Dollars::Single);
+        assert_eq!(variables(&document), ["A", "B", "D"]);
     }
 }

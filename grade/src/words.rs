@@ -14,13 +14,19 @@ pub(crate) struct Words {
     french: String,
 }
 
-/// The same in both languages.
+/// A sentence of both texts.
 pub(crate) fn words(english: impl Into<String>, french: impl Into<String>) -> Words {
     Words { english: english.into(), french: french.into() }
 }
 
 impl Words {
-    /// What a tool said, which has a language of its own.
+    /// A place and its value, such as `service: key value`.
+    pub(crate) fn keyed(text: impl Into<String>) -> Words {
+        let text = text.into();
+        Words { french: text.replace(": ", " : "), english: text }
+    }
+
+    /// The output of a tool, which has a language of its own.
     pub(crate) fn quoted(text: impl Into<String>) -> Words {
         let text = text.into();
         Words { english: text.clone(), french: text }
@@ -37,6 +43,24 @@ impl Words {
 /// Quarters as points: `18.5`, `20`.
 pub(crate) fn points(quarters: u32) -> String {
     (f64::from(quarters) / 4.0).to_string()
+}
+
+impl Lang {
+    /// A number as people write it in this language: `18,5` in French.
+    pub(crate) fn decimal(self, number: &str) -> String {
+        match self {
+            Lang::English => number.to_owned(),
+            Lang::French => number.replace('.', ","),
+        }
+    }
+
+    /// The colon between a title and its text: French has a space before it.
+    pub(crate) fn colon(self) -> &'static str {
+        match self {
+            Lang::English => ":",
+            Lang::French => " :",
+        }
+    }
 }
 
 /// One line that does nothing to a terminal: controls, and the marks that turn the direction of

@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::sys::{SIGINT, SIGTERM};
+use common::sys::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use tools::json::Value;
 use tools::sys::SIGKILL;
 
@@ -25,7 +25,7 @@ const SCRATCH: &str = env!("CARGO_TARGET_TMPDIR");
 
 /// The end of any wait, so that a fault fails instead of hanging. Engines can be slow.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often to look at what tells nobody.
+/// Between two looks at a state that is not announced.
 const LOOK: Duration = Duration::from_millis(100);
 
 #[test]
@@ -33,8 +33,11 @@ const LOOK: Duration = Duration::from_millis(100);
 fn every_deployment_gets_its_mark_and_its_reason() {
     let _turn = turn();
     let mut mistakes = Vec::new();
-    let names = fixtures();
+    let mut names = fixtures();
     assert!(names.contains(&"good".to_owned()), "{names:?}");
+    if let Ok(only) = std::env::var("ONLY") {
+        names.retain(|name| only.split(' ').any(|it| it == name));
+    }
     for name in names {
         let before = left_overs();
         let deployment = Deployment::lay(&name);
@@ -56,7 +59,11 @@ fn every_deployment_gets_its_mark_and_its_reason() {
 fn our_own_repository_gets_20() {
     let _turn = turn();
     let before = left_overs();
-    let output = grade(Path::new(ROOT), &["--pass".to_owned(), "20".to_owned()]);
+    let mut arguments = vec!["--pass".to_owned(), "20".to_owned()];
+    if std::env::var_os("RUST_IMAGE").is_some() {
+        arguments.extend(["--env".to_owned(), "RUST_IMAGE".to_owned()]);
+    }
+    let output = grade(Path::new(ROOT), &arguments);
     let report = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{report}{}", text(&output.stderr));
     assert!(report.contains("\"mark\": 20, \"out_of\": 20"), "{report}");
@@ -65,12 +72,16 @@ fn our_own_repository_gets_20() {
 
 #[test]
 #[ignore = "needs a Docker engine"]
-fn a_signal_ends_it_and_leaves_nothing() {
+fn a_signal_ends_it_and_leaves_nothing_and_two_more_change_nothing() {
     let _turn = turn();
     for (name, step, signal) in [
+        ("good", "reading the compose file", SIGINT),
         ("build-never-ends", "building", SIGINT),
-        ("good", "waiting for answers", SIGTERM),
+        ("good", "starting both", SIGTERM),
+        ("good", "waiting for responses", SIGHUP),
+        ("good", "crashing the backend", SIGQUIT),
         ("good", "following the variables", SIGINT),
+        ("good", "removing what was made", SIGTERM),
     ] {
         let before = left_overs();
         let deployment = Deployment::lay(name);
@@ -80,7 +91,18 @@ fn a_signal_ends_it_and_leaves_nothing() {
             until("the build", || is_sleeping().then_some(()));
         }
         run.send(signal);
-        assert_eq!(run.child.wait().expect("its end").code(), Some(128 + signal), "{name}: {step}");
+        if !matches!(step, "reading the compose file" | "removing what was made") {
+            run.until("removing what was made");
+        }
+        // It may have ended already.
+        for signal in [SIGINT, SIGTERM] {
+            let _ = tools::sys::send_signal(run.child.id(), signal);
+        }
+        let code = run.child.wait().expect("its end").code();
+        assert!(
+            [signal, SIGINT, SIGTERM].map(|it| Some(128 + it)).contains(&code),
+            "{name}: {step}: {code:?}"
+        );
         assert_eq!(left_overs(), before, "{name}: {step}");
         assert!(!is_sleeping(), "{name}: {step}");
     }
@@ -88,7 +110,29 @@ fn a_signal_ends_it_and_leaves_nothing() {
 
 #[test]
 #[ignore = "needs a Docker engine"]
-fn what_a_killed_one_left_the_next_one_removes() {
+fn five_markings_at_once_are_right_one_after_the_other() {
+    let _turn = turn();
+    let before = left_overs();
+    let names = ["good", "broken-build", "good", "privileged", "paperwork"];
+    let deployments: Vec<Deployment> = (0..)
+        .zip(names)
+        .map(|(number, name)| Deployment::lay_as(name, &format!("{name}-at-once-{number}")))
+        .collect();
+    let outputs: Vec<Output> = thread::scope(|scope| {
+        let threads: Vec<_> =
+            deployments.iter().map(|it| scope.spawn(|| grade(&it.0, &[]))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("an output")).collect()
+    });
+    for (name, output) in names.iter().zip(outputs) {
+        let mistakes = Expected::read(name).compare(&output);
+        assert!(mistakes.is_empty(), "{name}: {mistakes:?}");
+    }
+    assert_eq!(left_overs(), before);
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn the_next_marking_removes_what_a_killed_one_left() {
     let _turn = turn();
     let before = left_overs();
     let deployment = Deployment::lay("good");
@@ -99,16 +143,12 @@ fn what_a_killed_one_left_the_next_one_removes() {
     assert_ne!(left_overs(), before);
     let next = Deployment::lay("broken-compose");
     grade(&next.0, &[]);
-    // Their names are the compose file's own, and nobody but the killed one knew of them.
-    for name in ["student/api-backend", "student/api-frontend"] {
-        docker(&["rmi", name]);
-    }
     assert_eq!(left_overs(), before);
 }
 
 #[test]
 #[ignore = "needs a Docker engine"]
-fn a_name_that_was_somebody_elses_is_given_back() {
+fn an_image_name_of_another_project_stays_with_its_image() {
     let _turn = turn();
     docker(&["tag", "grade-flask", "student/api-backend:latest"]);
     let named = || docker(&["images", "--quiet", "--no-trunc", "student/api-backend:latest"]);
@@ -136,7 +176,7 @@ fn a_port_in_use_is_told_with_its_user() {
 
 #[test]
 #[ignore = "needs a Docker engine"]
-fn what_runs_is_marked_and_left_running() {
+fn a_project_that_runs_is_marked_and_left_running() {
     let _turn = turn();
     let deployment = Deployment::lay("good");
     let file = deployment.0.join("docker-compose.yaml");
@@ -160,14 +200,14 @@ fn what_runs_is_marked_and_left_running() {
     compose(&["down", "--rmi", "all"]);
     assert_eq!(alone.0, Some(0), "{}", alone.1);
     assert!(alone.1.contains("\"mark\": 16, \"out_of\": 16"), "{}", alone.1);
-    // It was crashed by the first marking, so that nobody knows any more who started first.
+    // The first marking has crashed it, so that the order of the first starts is lost.
     assert!(with_path.1.contains("\"mark\": 19.5, \"out_of\": 19.5"), "{}", with_path.1);
     assert_eq!(running.lines().count(), 2);
 }
 
 #[test]
 #[ignore = "needs a Docker engine"]
-fn a_class_gets_a_table_and_a_report_each() {
+fn a_batch_gets_a_table_and_a_report_each() {
     let _turn = turn();
     let deployments = ["good", "privileged", "escapes-in-output"].map(Deployment::lay);
     let folder = Path::new(SCRATCH).join(format!("class-{}", process::id()));
@@ -229,7 +269,12 @@ struct Deployment(PathBuf);
 
 impl Deployment {
     fn lay(name: &str) -> Deployment {
-        let to = Path::new(SCRATCH).join(format!("{name}-{}", process::id()));
+        Deployment::lay_as(name, name)
+    }
+
+    /// Lays one in a folder of another name.
+    fn lay_as(name: &str, folder: &str) -> Deployment {
+        let to = Path::new(SCRATCH).join(format!("{folder}-{}", process::id()));
         let good = Path::new(FIXTURES).join("good");
         let change = Path::new(FIXTURES).join(name).join("change.patch");
         let deployment = Deployment(to);
@@ -242,6 +287,10 @@ impl Deployment {
             patch.args(["--strip=1", "--quiet", "--force", "--directory"]).arg(to);
             run(patch.arg("--input").arg(change));
         }
+        let script = Path::new(FIXTURES).join(name).join("change");
+        if script.is_file() {
+            run(Command::new(script).current_dir(to));
+        }
         deployment
     }
 }
@@ -252,14 +301,15 @@ impl Drop for Deployment {
     }
 }
 
-/// What the marker must find.
+/// The outcome that the marker must find.
 #[derive(Default)]
 struct Expected {
     mark: Option<f64>,
     lost: BTreeSet<String>,
     seen: Vec<String>,
     refused: Option<String>,
-    /// What the marker is told beside the path.
+    failed: Option<String>,
+    /// Arguments of the marker with the path.
     arguments: Vec<String>,
 }
 
@@ -274,15 +324,18 @@ impl Expected {
                 "lost" => drop(expected.lost.insert(rest.to_owned())),
                 "seen" => expected.seen.push(rest.to_owned()),
                 "refused" => expected.refused = Some(rest.to_owned()),
+                "failed" => expected.failed = Some(rest.to_owned()),
                 "arguments" => expected.arguments.extend(rest.split(' ').map(str::to_owned)),
                 _ => panic!("{name}: {line}"),
             }
         }
-        assert!(expected.mark.is_some() != expected.refused.is_some(), "{name}");
+        let Expected { mark, refused, failed, .. } = &expected;
+        let outcomes = [mark.is_some(), refused.is_some(), failed.is_some()];
+        assert_eq!(outcomes.into_iter().filter(|it| *it).count(), 1, "{name}");
         expected
     }
 
-    /// What is not as expected.
+    /// The differences from what is expected.
     fn compare(&self, output: &Output) -> Vec<String> {
         let Ok(report) = Value::read(&output.stdout) else {
             return vec![format!("no report: {}{}", text(&output.stdout), text(&output.stderr))];
@@ -292,7 +345,12 @@ impl Expected {
         let texts = |key: &str, items: &[Value]| -> Vec<String> {
             items.iter().filter_map(|item| Some(item.get(key)?.text()?.into_owned())).collect()
         };
-        if let Some(part) = &self.refused {
+        let outcome = report.get("outcome").and_then(Value::text).unwrap_or_default();
+        for (wanted, part) in [("refused", &self.refused), ("failed", &self.failed)] {
+            let Some(part) = part else { continue };
+            if outcome != wanted {
+                differs("outcome", outcome.clone().into_owned());
+            }
             let reasons = report.get("reasons").map(Value::items).unwrap_or_default();
             let reasons: Vec<_> = reasons.iter().filter_map(Value::text).collect();
             if !reasons.iter().any(|reason| reason.contains(part)) {

@@ -38,7 +38,7 @@ impl<'a> Arguments<'a> {
         value.ok_or_else(|| format!("{} needs a value: {takes}", self.name))
     }
 
-    /// The same, checked and read.
+    /// The value of the flag taken last, checked and parsed.
     pub fn parsed<T: FromStr>(&mut self, kind: Kind) -> Result<T, String> {
         let takes = kind.takes();
         let value = self.value(&takes)?;
@@ -46,7 +46,7 @@ impl<'a> Arguments<'a> {
         checked.ok_or_else(|| format!("{} holds {value:?}; it takes {takes}", self.name))
     }
 
-    /// The same, a whole number.
+    /// The value of the flag taken last, a whole number.
     pub fn number(&mut self, min: u64, max: u64) -> Result<u64, String> {
         self.parsed(Kind::Number(min, max))
     }

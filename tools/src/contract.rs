@@ -1,4 +1,4 @@
-//! What both services answer to `GET /`, as the exercise has it, without the line feed.
+//! The responses of both services to `GET /`, as the exercise has them, without the line feed.
 
 /// Of the backend.
 pub const BACKEND: &str = r#"{"body": "Je suis une r\u00e9ponse du backend"}"#;

@@ -1,4 +1,4 @@
-//! What the tools and the tests share, and the services do not need.
+//! Code that the tools and the tests share, and the services do not need.
 
 pub mod verb;
 

@@ -1,4 +1,4 @@
-//! Futures together: one beside signals, and two at once.
+//! Futures that run together with signals, or two at once.
 
 use std::future::Future;
 use std::io;

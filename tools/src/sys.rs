@@ -11,10 +11,6 @@ use std::process::Command;
 use std::time::Duration;
 
 // asm-generic/signal.h
-/// Hang-up of a terminal.
-pub const SIGHUP: i32 = 1;
-/// Quit from a terminal.
-pub const SIGQUIT: i32 = 3;
 /// Kill; cannot be caught.
 pub const SIGKILL: i32 = 9;
 const SIG_SETMASK: c_int = 2;

@@ -136,7 +136,8 @@ impl Inspection<'_> {
     pub(super) async fn judge_frontend_crash(&mut self, frontend: &Service) {
         self.step("crashing the frontend", "plantage du frontend");
         if frontend.probed.response().is_none() {
-            return self.never_responded(frontend.role, &[Rule::CrashFrontend]);
+            let rules = [Rule::CrashFrontend, Rule::EnvironmentUsed];
+            return self.never_responded(frontend.role, &rules);
         }
         let mut defect = None;
         for _ in 0..CRASHES {

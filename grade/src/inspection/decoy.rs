@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use common::rt;
 
 use super::{Inspection, LOOK, Service, Subject, shown};
+use crate::command::Finished;
 use crate::deployment::{self, Container, Role};
 use crate::engine::{self, Project};
 use crate::plan::{self, MISLED, OTHER_BACKEND};
@@ -35,12 +36,18 @@ impl Inspection<'_> {
         }
         self.step("following the variables", "suivi des variables");
         let port = backend.container.inner_port(Role::Backend.port());
-        let defect = match self.start_second(backend, frontend, port).await {
-            Ok(None) => self.misled(backend, frontend, port).await,
-            Ok(Some(defect)) => Some(defect),
+        let started = self.start_second(backend, frontend, port).await;
+        let defect = match &started {
+            Ok(up) if up.succeeded() => self.misled(backend, frontend, port).await,
+            Ok(up) => Some(engine::failed("up", "up", up)),
             Err(error) => Some(Words::quoted(error.to_string())),
         };
         self.engine().remove_project(&self.cleanup.second()).await;
+        if let Some(why) =
+            defect.clone().filter(|_| started.as_ref().map_or(true, engine::is_not_theirs))
+        {
+            return self.sheet.set(Rule::EnvironmentUsed, Verdict::NotMarked(why));
+        }
         let (compose, service) = (self.engine().compose(), &frontend.container.service);
         let (other, inner) =
             (&backend.container.service, frontend.container.inner_port(Role::Frontend.port()));
@@ -54,13 +61,13 @@ impl Inspection<'_> {
         self.sheet.judge(Rule::EnvironmentUsed, defect, &command);
     }
 
-    /// Starts all once more; the defect, if that fails.
+    /// Starts all once more.
     async fn start_second(
         &self,
         backend: &Service,
         frontend: &Service,
         port: u16,
-    ) -> io::Result<Option<Words>> {
+    ) -> io::Result<Finished> {
         let names = [&*backend.container.service, &*frontend.container.service];
         let containers = self.engine().containers(self.project).await;
         let images: Vec<(String, String)> =
@@ -78,11 +85,10 @@ impl Inspection<'_> {
         let folder = &self.cleanup.folder;
         let project =
             Project { name: &name, folder, files: &files, env_file: &env_file, profiles: "" };
-        let up = self.engine().up(&project, &mut |line| self.marker.progress.detail(line)).await;
-        Ok((!up.succeeded()).then(|| engine::failed("up", "up", &up)))
+        Ok(self.engine().up(&project, &mut |line| self.marker.progress.detail(line)).await)
     }
 
-    /// The defect of how the second project's frontends follow their variables.
+    /// The defect of how the frontends of the second project follow their variables.
     async fn misled(&self, backend: &Service, frontend: &Service, port: u16) -> Option<Words> {
         let response = backend.probed.response()?;
         let reaches = |probed: &Probed| probed.holds(response) || probed.is_same(&frontend.probed);
@@ -91,8 +97,8 @@ impl Inspection<'_> {
             let variables = format!("API_BACKEND_URL={OTHER_BACKEND} API_BACKEND_PORT={port}");
             return Some(shown(&format!("with {variables}"), &format!("avec {variables}"), &right));
         }
-        let answers = |probed: &Probed| probed.response().is_some();
-        let misled = self.first(MISLED, rt::now() + MISLED_START, answers).await;
+        let responds = |probed: &Probed| probed.response().is_some();
+        let misled = self.first(MISLED, rt::now() + MISLED_START, responds).await;
         let wrong = port ^ 1;
         reaches(&misled).then(|| {
             words(

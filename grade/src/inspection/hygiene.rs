@@ -1,4 +1,4 @@
-//! What is good craft and no demand of the exercise: shown, and never marked.
+//! Good craft that the exercise does not demand: shown, and never marked.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -8,18 +8,18 @@ use tools::json::Value;
 use super::{Inspection, Service};
 use crate::deployment;
 use crate::probe;
-use crate::words::{Words, words};
+use crate::words::{Lang, Words, words};
 use tools::signals::both;
 
 /// From SIGTERM to SIGKILL, in seconds: our own services drain within 3.
 const STOP_SECONDS: &str = "3";
-/// What a program exits with that SIGKILL has ended.
+/// The exit code of a program that SIGKILL has ended.
 const KILLED: i64 = 137;
 /// For a look at one Dockerfile.
 const LINT: Duration = Duration::from_secs(10);
 
 impl Inspection<'_> {
-    /// What there is to be said of one of the two while it runs.
+    /// Notes on one of the two while it runs.
     pub(super) async fn note_hygiene(&mut self, service: &Service) {
         let container = &service.container;
         if let Some(answer) = service.probed.response() {
@@ -57,13 +57,17 @@ impl Inspection<'_> {
             },
         );
         if let Some((_, bytes)) = self.engine().image(&container.image_id).await {
-            let megabytes = Words::quoted(format!("{:.1} MB", bytes / 1e6));
+            let megabytes = format!("{:.1}", bytes / 1e6);
+            let megabytes = words(
+                format!("{megabytes} MB"),
+                format!("{} Mo", Lang::French.decimal(&megabytes)),
+            );
             self.note(service, "image size", "taille de l'image", megabytes);
         }
         self.note_dockerfile(service).await;
     }
 
-    /// What its Dockerfile shows.
+    /// Notes on its Dockerfile.
     async fn note_dockerfile(&mut self, service: &Service) {
         let Some(checkout) = self.checkout else { return };
         let (path, dockerfile) =
@@ -117,6 +121,7 @@ impl Inspection<'_> {
         for (service, took) in services.iter().zip(&times) {
             let Some(state) = self.state(&service.container.id).await else { continue };
             let (seconds, code) = (took.get().as_secs_f64(), state.exit_code);
+            let in_french = Lang::French.decimal(&format!("{seconds:.1}"));
             self.note(
                 service,
                 "docker stop",
@@ -128,7 +133,7 @@ impl Inspection<'_> {
                     ),
                     _ => words(
                         format!("ended within {seconds:.1} s, with exit code {code}"),
-                        format!("terminé en {seconds:.1} s, avec le code {code}"),
+                        format!("terminé en {in_french} s, avec le code {code}"),
                     ),
                 },
             );

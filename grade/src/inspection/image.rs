@@ -67,7 +67,7 @@ impl Inspection<'_> {
             Role::Backend => Rule::TagBackend,
             Role::Frontend => Rule::TagFrontend,
         };
-        // What was built has a name of the marker's own.
+        // A built image has a name of the marker's own.
         let build = self.builds().iter().find(|it| it.service == container.service);
         let image = &build.map_or_else(|| container.image.clone(), |it| it.image.clone());
         if !deployment::is_latest(image) {

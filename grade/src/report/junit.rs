@@ -57,7 +57,7 @@ pub(super) fn write(report: &Report) -> String {
     )
 }
 
-/// What stands within a rule's test case.
+/// The inside of a rule's test case.
 fn body(report: &Report, rule: Rule, verdict: &Verdict) -> String {
     let demand = xml(rule.demand(report.lang));
     match verdict {
@@ -79,7 +79,7 @@ fn xml(text: &str) -> String {
     escaped(&lines(text).join("\n"))
 }
 
-/// Now, as the schema wants it: without fraction and zone.
+/// The time now in the schema's form: without fraction and zone.
 fn timestamp() -> String {
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let mut time = Vec::new();

@@ -27,14 +27,14 @@ pub(super) fn write(report: &Report) -> String {
             let seen = match verdict {
                 Verdict::Earned => String::new(),
                 Verdict::Lost { seen, command } => {
-                    let typed = report.say("type", "tapez");
-                    markdown(&format!("{}\n{typed}: {command}", seen.text(report.lang)))
+                    let typed = report.say("type:", "tapez :");
+                    markdown(&format!("{}\n{typed} {command}", seen.text(report.lang)))
                 }
                 Verdict::NotReached(why) | Verdict::NotMarked(why) => {
                     markdown(why.text(report.lang))
                 }
             };
-            let (id, points) = (rule.id(), points(rule.quarters()));
+            let (id, points) = (rule.id(), report.lang.decimal(&points(rule.quarters())));
             out.push(format!(
                 "| {id} | {points} | {} | {seen} |\n",
                 markdown(rule.demand(report.lang))
@@ -42,7 +42,7 @@ pub(super) fn write(report: &Report) -> String {
         }
     }
     if !sheet.notes.is_empty() {
-        let title = report.say("beside the mark", "hors notation");
+        let title = report.say("not part of the mark", "hors notation");
         out.push(format!("\n## {title}\n\n| | |\n|---|---|\n"));
     }
     for (what, seen) in &sheet.notes {

@@ -1,4 +1,5 @@
-//! A class's table, as CSV (RFC 4180), and its summary.
+//! The table of a batch, as CSV (RFC 4180), and its summary. In French its cells are parted by
+//! semicolons, and a byte order mark goes first: French spreadsheets read nothing else.
 
 use std::cmp::Reverse;
 
@@ -9,18 +10,25 @@ use crate::words::{Lang, lines, points};
 
 /// The names of the columns.
 pub(crate) fn head(lang: Lang) -> String {
-    line(match lang {
-        Lang::English => {
-            ["deployment", "mark", "out of", "outcome", "lost", "not reached", "reasons"]
+    match lang {
+        Lang::English => line(
+            ["deployment", "mark", "out of", "outcome", "lost", "not reached", "reasons"],
+            lang,
+        ),
+        Lang::French => {
+            let names =
+                ["déploiement", "note", "sur", "résultat", "perdu", "non atteint", "raisons"];
+            format!("\u{feff}{}", line(names, lang))
         }
-        Lang::French => ["déploiement", "note", "sur", "issue", "perdu", "non atteint", "raisons"],
-    })
+    }
 }
 
-/// A deployment's row.
+/// The row of a deployment.
 pub(crate) fn row(report: &Report) -> String {
     let (mark, of) = match report.mark() {
-        Some((quarters, of)) => (points(quarters), points(of)),
+        Some((quarters, of)) => {
+            (report.lang.decimal(&points(quarters)), report.lang.decimal(&points(of)))
+        }
         None => (String::new(), String::new()),
     };
     let ids = |part: Part| match &report.outcome {
@@ -31,17 +39,24 @@ pub(crate) fn row(report: &Report) -> String {
         Outcome::Refused(_) | Outcome::Failed(_) => String::new(),
     };
     let (lost, not_reached, reasons) = (ids(LOST), ids(NOT_REACHED), report.reasons().join("\n"));
-    line([&report.deployment, &mark, &of, report.kind(), &lost, &not_reached, &reasons])
+    line(
+        [&report.deployment, &mark, &of, report.kind(), &lost, &not_reached, &reasons],
+        report.lang,
+    )
 }
 
-fn line(cells: [&str; 7]) -> String {
+fn line(cells: [&str; 7], lang: Lang) -> String {
+    let separator = match lang {
+        Lang::English => ",",
+        Lang::French => ";",
+    };
     let cell = |text: &str| {
         let text = lines(text).join(" / ").replace('"', "\"\"");
         // Spreadsheets take these for formulas, unless an apostrophe comes before.
         let guard = if text.starts_with(['=', '+', '-', '@']) { "'" } else { "" };
         format!("\"{guard}{text}\"")
     };
-    cells.map(cell).join(",") + "\r\n"
+    cells.map(cell).join(separator) + "\r\n"
 }
 
 /// How many were marked, the mean and the median, and what was lost most.
@@ -51,16 +66,19 @@ pub(crate) fn summary(reports: &[Report], lang: Lang) -> String {
     let (all, marked) = (reports.len(), marks.len());
     let mut out = vec![match lang {
         Lang::English => format!("{marked} of {all} marked\n"),
-        Lang::French => format!("{marked} notés sur {all}\n"),
+        Lang::French => format!("{marked} sur {all} notés\n"),
     }];
     if let [low, .., high] | [low @ high] = &marks[..] {
         let (count, sum) =
             marks.iter().fold((0.0, 0.0), |(n, sum), it| (n + 4.0, sum + f64::from(*it)));
         let mean = sum / count;
-        let [low, median, high] = [*low, marks[marked / 2], *high].map(points);
+        let middle = f64::from(marks[marked / 2] + marks[(marked - 1) / 2]) / 8.0;
+        let [low, high] = [*low, *high].map(|quarters| lang.decimal(&points(quarters)));
+        let (mean, median) =
+            (lang.decimal(&format!("{mean:.2}")), lang.decimal(&middle.to_string()));
         out.push(match lang {
-            Lang::English => format!("mean {mean:.2}, median {median}, from {low} to {high}\n"),
-            Lang::French => format!("moyenne {mean:.2}, médiane {median}, de {low} à {high}\n"),
+            Lang::English => format!("mean {mean}, median {median}, from {low} to {high}\n"),
+            Lang::French => format!("moyenne {mean}, médiane {median}, de {low} à {high}\n"),
         });
     }
     let losers = |rule: &Rule| {
