@@ -374,7 +374,8 @@ impl Pool {
         self.opened = self.opened.wrapping_add(1);
         self.paused_until = None;
         connection.phase = Phase::Open;
-        connection.aged_at = now + AGE_MIN + Duration::from_secs(u64::from(self.opened % AGE_SPREAD_S));
+        connection.aged_at =
+            now + AGE_MIN + Duration::from_secs(u64::from(self.opened % AGE_SPREAD_S));
         connection.used_at = now;
     }
 
