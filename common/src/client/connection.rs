@@ -21,7 +21,7 @@ const PIPELINING_SERVER: &[u8] = b"api-backend/";
 const SERVED_BY_BYTES_MAX: usize = 64;
 /// After the last response, how long to wait for the backend to close first. The side that closes
 /// first loses its port for a minute (TIME-WAIT, RFC 9293): with a connection for each request, the
-/// ports would run out.
+/// ports would run out. A backend that does not close gets a reset.
 const LINGER: Duration = Duration::from_secs(1);
 /// Connections of one worker that wait for the backend to close.
 const LINGERING_MAX: usize = 256;
@@ -72,11 +72,24 @@ pub(super) async fn run(shared: Rc<Shared>, id: ConnectionId, mut retries: VecDe
         shared.open(retries);
     }
     shared.dispatch();
-    if end == Ok(End::Announced) && !is_closed && shared.lingering.get() < LINGERING_MAX {
-        shared.lingering.set(shared.lingering.get() + 1);
-        rt::timeout_at(rt::now() + LINGER, poll_fn(|_| socket.poll_read(&mut [0]))).await;
-        shared.lingering.set(shared.lingering.get() - 1);
+    if end == Ok(End::Announced) && !is_closed {
+        linger(&shared, socket).await;
     }
+}
+
+/// Closes a connection after its last response without losing the port.
+async fn linger(shared: &Shared, socket: AsyncFd<TcpStream>) {
+    if shared.lingering.get() < LINGERING_MAX {
+        shared.lingering.set(shared.lingering.get() + 1);
+        let read = poll_fn(|_| socket.poll_read(&mut [0]));
+        let is_closed = rt::timeout_at(rt::now() + LINGER, read).await.is_some();
+        shared.lingering.set(shared.lingering.get() - 1);
+        if is_closed {
+            return;
+        }
+    }
+    // A reset skips TIME-WAIT. The response has arrived: nothing is lost by it.
+    let _ = sys::set_reset_on_close(socket.get_ref());
 }
 
 /// Removes the connection from the pool when it is dropped.
