@@ -11,7 +11,9 @@ import importlib.util
 import itertools
 import os
 import re
+import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -34,8 +36,9 @@ AXE = Path(importlib.util.find_spec("axe_playwright_python").submodule_search_lo
 
 
 def namespace():
-    """The command that gives a process its own host name, or None."""
-    for command in (["unshare", "--uts"], ["unshare", "--user", "--map-root-user", "--uts"]):
+    """The command that gives a process its own host name and makes it process 1, or None."""
+    own = ["unshare", "--uts", "--pid", "--fork", "--kill-child"]
+    for command in (own, [*own, "--user", "--map-root-user"]):
         with contextlib.suppress(FileNotFoundError):
             if subprocess.call([*command, "hostname", "probe"], stderr=subprocess.DEVNULL) == 0:
                 return command
@@ -72,7 +75,10 @@ class Service:
         self.start()
 
     def start(self):
-        self.process = subprocess.Popen(self.command, env=self.environment, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            self.command, env=self.environment, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        self.shown_pid = 1 if NAMESPACE else self.process.pid
         until(f"{self.hostname} to serve", self.serves)
 
     def serves(self):
@@ -85,14 +91,34 @@ class Service:
             fetch(self.port, "/traceback")
         assert self.process.wait(WAIT_SECONDS) == 1
 
+    def signal(self, number):
+        os.killpg(self.process.pid, number)
+
     def stop(self):
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            self.signal(signal.SIGKILL)
         self.process.wait()
 
 
 def target(port):
     """The settings of a frontend whose backend has that port."""
     return {"API_BACKEND_URL": "127.0.0.1", "API_BACKEND_PORT": str(port)}
+
+
+@contextlib.contextmanager
+def stub(response):
+    """A backend that sends the same bytes for every request. Yields its port."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            while self.rfile.readline() not in (b"\r\n", b""):
+                pass
+            self.wfile.write(response)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
 
 
 class Balancer:
@@ -168,7 +194,9 @@ class Page:
 
     def texts(self, selector):
         """What one sees of each element; a space is any space."""
-        script = "return [...document.querySelectorAll(arguments[0])].map(one => one.innerText.replaceAll('\\xa0', ' '))"
+        script = (
+            "return [...document.querySelectorAll(arguments[0])].map(one => one.innerText.replaceAll('\\xa0', ' '))"
+        )
         return self.driver.execute_script(script, selector)
 
     def text(self, selector):
@@ -230,7 +258,7 @@ class Page:
 
     def complaints(self):
         """The console, without the failed requests that this test provokes."""
-        refused = r"/(version|metrics)? - Failed to load resource: .*(502|net::ERR_)"
+        refused = r"/(version|metrics)? - Failed to load resource: .*(50[24]|net::ERR_)"
         expected = re.compile(rf"{refused}|WebSocket connection to '\S+/traceback' failed")
         return [entry for entry in self.driver.get_log("browser") if not expected.search(entry["message"])]
 
@@ -264,16 +292,21 @@ def main():
             the_console_tells_of_a_violation,
         ):
             behaviour(page, backend, frontend)
-            print(f"ok: {behaviour.__name__.replace('_', ' ')}")
-        if NAMESPACE:
-            shows_two_backends_with_their_shares(page, service, backend)
-            print("ok: shows two backends with their shares")
-        else:
-            print("left out: two backends, because no process may have a host name of its own here")
-        crashes_one_of_two_frontends(page, service, backend)
-        print("ok: crashes one of two frontends")
-        can_be_switched_off(page, service, backend)
-        print("ok: can be switched off")
+            tell(behaviour)
+        if not NAMESPACE:
+            print("left out: two backends, because a process cannot have its own host name here")
+        for behaviour in (
+            *([shows_two_backends_with_their_shares] if NAMESPACE else []),
+            crashes_one_of_two_frontends,
+            names_the_reason,
+            can_be_switched_off,
+        ):
+            behaviour(page, service, backend)
+            tell(behaviour)
+
+
+def tell(behaviour):
+    print(f"ok: {behaviour.__name__.replace('_', ' ')}", flush=True)
 
 
 def serves_one_small_page_that_allows_nothing_but_itself(page, backend, frontend):
@@ -301,7 +334,7 @@ def shows_the_chain_and_a_mark_for_each_request(page, backend, frontend):
     page.until("#why", "Je suis une réponse du backend")
     page.until("dd", r"\d{2,}")
     until("20 requests", lambda: page.requests() >= 20)
-    life = rf"version: \d+\.\d+\.\d+, pid: {frontend.process.pid}, restarts: 0"
+    life = rf"version: \d+\.\d+\.\d+, pid: {frontend.shown_pid}, restarts: 0"
     page.until("#front", rf"{frontend.hostname}\s+100 %\s+frontend, responses: \d+\s+{life}")
     page.until("#back", rf"{backend.hostname}\s+100 %\s+backend, responses: \d+")
     assert page.texts(".link") == ["✓", "✓"]
@@ -390,7 +423,7 @@ def crashes_the_frontend_after_a_question(page, backend, frontend):
     question = page.driver.switch_to.alert
     assert "exit code 1" in question.text
     question.dismiss()
-    page.until("#front", rf"pid: {frontend.process.pid}, restarts: 0$")
+    page.until("#front", rf"pid: {frontend.shown_pid}, restarts: 0$")
     assert frontend.process.poll() is None
     crash.click()
     page.driver.switch_to.alert.accept()
@@ -399,7 +432,7 @@ def crashes_the_frontend_after_a_question(page, backend, frontend):
     assert page.texts(".link") == ["✕ NO RESPONSE", "?"]
     frontend.start()
     page.until("#log", "✓ Back after")
-    page.until("#front", rf"pid: {frontend.process.pid}, restarts: 1$")
+    page.until("#front", rf"pid: {frontend.shown_pid}, restarts: 1$")
 
 
 def speaks_french(page, backend, frontend):
@@ -467,6 +500,22 @@ def crashes_one_of_two_frontends(page, service, backend):
     before = page.requests()
     until("more requests", lambda: page.requests() > before + 5)
     assert len(ended()) == 1, "the request was sent twice"
+
+
+def names_the_reason(page, service, backend):
+    answer = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with stub(answer) as failing, socket.create_server(("127.0.0.1", 0)) as silent:
+        for settings, word in (
+            (target(failing), "STATUS 500"),
+            ({**target(silent.getsockname()[1]), "BACKEND_TIMEOUT_MS": "200"}, "TIMEOUT"),
+            ({**target(1), "API_BACKEND_URL": "nowhere.invalid"}, "DNS"),
+        ):
+            page.open(service("api-frontend", "frontend", **settings))
+            page.until("#now", f"^✕ {word}$")
+            assert page.texts(".link") == ["✓", f"✕ {word}"]
+            assert page.text("#front"), "the frontend that says so is unknown"
+    complaints = page.complaints()
+    assert not complaints, complaints
 
 
 def can_be_switched_off(page, service, backend):

@@ -5,14 +5,14 @@ use common::http::{Request, Response, Status};
 const HTML: &str = include_str!("page.html");
 
 /// The first half of the page's SHA-256.
-const ETAG: &str = "\"022bbdb47191fa7d96640c39b68e50d3\"";
+const ETAG: &str = "\"cfe8a4bc5ae7433a416f4c64f38f3667\"";
 
 /// The policy allows the page's own style and script, by their hashes, and requests to its origin.
 /// `data:` is its empty icon; without one, browsers request `/favicon.ico`.
-const FIELDS: &str = "ETag: \"022bbdb47191fa7d96640c39b68e50d3\"\r\n\
+const FIELDS: &str = "ETag: \"cfe8a4bc5ae7433a416f4c64f38f3667\"\r\n\
     Cache-Control: no-cache\r\n\
     Content-Security-Policy: default-src 'none'; connect-src 'self'; img-src data:; \
-    script-src 'sha256-1eHmIu/pAbxzF9O8MxcHLOzBlRcvpvOnSD1eTCUPoQU='; \
+    script-src 'sha256-vQ1mUceaU8tXI86ghudZyMtP5BPsoezh8Hd0Pp3BZYM='; \
     style-src 'sha256-XY432H4GxMQPcwybQ5MH98YyYkLSeyqgPqLAz+DVRV0='; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n\
     X-Content-Type-Options: nosniff\r\n";
