@@ -28,7 +28,7 @@ from selenium.webdriver.common.keys import Keys
 PICTURES = Path("target/page")
 BYTES_MAX = 12 * 1024
 PICTURE_BYTES_MAX = 60_000
-# Of failures, in the light color scheme.
+# The color of failures in the light scheme.
 RED = "#c0141c"
 # A slow machine must not fail the test; each wait ends as soon as its condition holds.
 WAIT_SECONDS = 60
@@ -91,12 +91,9 @@ class Service:
             fetch(self.port, "/traceback")
         assert self.process.wait(WAIT_SECONDS) == 1
 
-    def signal(self, number):
-        os.killpg(self.process.pid, number)
-
     def stop(self):
         with contextlib.suppress(ProcessLookupError):
-            self.signal(signal.SIGKILL)
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
@@ -193,7 +190,7 @@ class Page:
         self.driver.get(f"http://127.0.0.1:{frontend.port}/ui")
 
     def texts(self, selector):
-        """What one sees of each element; a space is any space."""
+        """The rendered text of each element, with plain spaces."""
         script = (
             "return [...document.querySelectorAll(arguments[0])].map(one => one.innerText.replaceAll('\\xa0', ' '))"
         )
@@ -503,8 +500,8 @@ def crashes_one_of_two_frontends(page, service, backend):
 
 
 def names_the_reason(page, service, backend):
-    answer = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    with stub(answer) as failing, socket.create_server(("127.0.0.1", 0)) as silent:
+    response = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with stub(response) as failing, socket.create_server(("127.0.0.1", 0)) as silent:
         for settings, word in (
             (target(failing), "STATUS 500"),
             ({**target(silent.getsockname()[1]), "BACKEND_TIMEOUT_MS": "200"}, "TIMEOUT"),
