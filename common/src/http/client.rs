@@ -39,7 +39,7 @@ pub struct ClientConn {
 enum State {
     Head,
     Body(StatusLine),
-    Failed(ResponseError),
+    Failed { error: ResponseError, has_begun: bool },
     Done,
 }
 
@@ -140,7 +140,11 @@ impl ClientConn {
 
     /// Returns true if a part of the next response has arrived.
     pub fn has_begun(&self) -> bool {
-        !self.inbound.is_consumed() || self.interim > 0 || matches!(self.state, State::Body(..))
+        match self.state {
+            State::Failed { has_begun, .. } => has_begun,
+            State::Body(..) => true,
+            State::Head | State::Done => !self.inbound.is_consumed() || self.interim > 0,
+        }
     }
 
     /// The next complete response; `None` until more is received, and after the last. An error is
@@ -154,7 +158,7 @@ impl ClientConn {
                 Ok(Some(ReceivedResponse { status, fields, body, keep_alive, is_head_repeated }))
             }
             Err(error) => {
-                self.state = State::Failed(error);
+                self.state = State::Failed { error, has_begun: self.has_begun() };
                 Err(error)
             }
         }
@@ -163,7 +167,7 @@ impl ClientConn {
     fn parse(&mut self) -> Result<Option<StatusLine>, ResponseError> {
         loop {
             match self.state {
-                State::Failed(error) => return Err(error),
+                State::Failed { error, .. } => return Err(error),
                 State::Done => return Ok(None),
                 State::Head => {
                     if !self.parse_head()? {
@@ -624,6 +628,18 @@ mod tests {
         conn.close();
         assert_eq!(read_all(&mut conn), (vec!["200  Close".to_owned()], None));
         assert!(!conn.has_begun());
+    }
+
+    #[test]
+    fn a_response_that_is_cut_has_begun() {
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
+        for length in 0..=head.len() + 1 {
+            let mut conn = requested(1);
+            parse(&mut conn, &[&head[..], b"{"].concat()[..length]);
+            conn.close();
+            assert_eq!(read_all(&mut conn), (Vec::new(), Some(Incomplete)));
+            assert_eq!(conn.has_begun(), length > 0, "{length}");
+        }
     }
 
     #[test]
