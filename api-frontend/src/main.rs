@@ -1,6 +1,7 @@
 //! `api-frontend`: `GET /` requests the backend and wraps its response, or says why there is none.
 
 mod backend_metrics;
+mod page;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -28,7 +29,7 @@ const ABOUT: About = About {
     settings: &[&SETTINGS, &service::settings("8000")],
 };
 
-const SETTINGS: [Setting; 5] = [
+const SETTINGS: [Setting; 6] = [
     Setting {
         variable: "API_BACKEND_URL",
         kind: Kind::Host,
@@ -63,6 +64,13 @@ const SETTINGS: [Setting; 5] = [
                200 ms then gets 5,000 requests a second. At most a quarter of all connections that\n\
                descriptors and memory allow.",
     },
+    Setting {
+        variable: "UI",
+        kind: Kind::Word(&["on", "off"]),
+        default: Some("on"),
+        help: "on: GET /ui is a page that shows the chain at work. It is open to all who reach the port,\n\
+               as /traceback is.",
+    },
 ];
 
 fn main() -> ExitCode {
@@ -73,6 +81,7 @@ struct Frontend {
     target: Target,
     resolver: Resolver,
     metrics: Vec<Arc<BackendMetrics>>,
+    has_ui: bool,
 }
 
 impl Frontend {
@@ -97,7 +106,8 @@ impl Frontend {
             std::io::Error::new(error.kind(), format!("cannot start the look-up thread: {error}"))
         })?;
         let metrics = (0..setup.workers).map(|_| Arc::default()).collect();
-        Ok(Frontend { target, resolver, metrics })
+        let has_ui = config.text("UI") == "on";
+        Ok(Frontend { target, resolver, metrics, has_ui })
     }
 }
 
@@ -119,7 +129,7 @@ impl App for Frontend {
         let observer = Arc::clone(&metrics);
         let observe = move |event| observer.observe(event);
         let client = Client::new(self.target.clone(), self.resolver.clone(), wrap, observe);
-        FrontendHandler { client, metrics }
+        FrontendHandler { client, metrics, has_ui: self.has_ui }
     }
 
     fn write_metrics(&self, page: &mut Exposition) {
@@ -130,6 +140,7 @@ impl App for Frontend {
 struct FrontendHandler {
     client: Client,
     metrics: Arc<BackendMetrics>,
+    has_ui: bool,
 }
 
 impl Handler for FrontendHandler {
@@ -155,6 +166,10 @@ impl Handler for FrontendHandler {
             metrics: Arc::clone(&self.metrics),
             is_counted: true,
         })
+    }
+
+    fn ui(&self, request: &Request<'_>) -> Option<Response> {
+        self.has_ui.then(|| page::response(request))
     }
 }
 

@@ -152,6 +152,11 @@ statuses! {
 }
 
 impl Status {
+    /// Returns true if a response with this status has no body (RFC 9112 section 6.3).
+    pub(crate) fn is_bodiless(self) -> bool {
+        matches!(self, Status::NoContent | Status::NotModified)
+    }
+
     /// The three digits.
     pub fn code(self) -> u16 {
         self as u16

@@ -6,7 +6,7 @@ use super::body::{Body, Chunk, Leniency, MessageKind};
 use super::buffer::{HeadCache, HeadLength, Inbound, Outbound};
 use super::grammar::{is_tchar, split_line};
 use super::parse::{self, HeadOffsets, RequestHead};
-use super::{Date, KeepAlive, Limits, Method, ParseError, Request, Response, Status, Version};
+use super::{Date, KeepAlive, Limits, Method, ParseError, Request, Response, Version};
 
 /// Empty lines skipped before a request line (RFC 9112 section 2.2): some old clients send one
 /// after a body.
@@ -171,7 +171,8 @@ impl ServerConn {
                 "Connection: close\r\n"
             }
         };
-        let body = if context.is_head { b"" } else { &*response.body };
+        let has_body = !context.is_head && !response.status.is_bodiless();
+        let body = if has_body { &*response.body } else { b"" };
         let outbound = self.buffers().outbound.writer();
         write_head(response, common, connection, outbound);
         outbound.extend_from_slice(body);
@@ -388,7 +389,7 @@ fn write_head(response: &Response, common: &CommonFields, connection: &str, out:
     out.extend_from_slice(connection.as_bytes());
     out.extend_from_slice(response.fields.as_bytes());
     // RFC 9110 8.6: no Content-Length in a 204. A 304 may leave it out.
-    if !matches!(response.status, Status::NoContent | Status::NotModified) {
+    if !response.status.is_bodiless() {
         out.extend_from_slice(b"Content-Type: ");
         out.extend_from_slice(response.content_type.as_bytes());
         out.extend_from_slice(b"\r\nContent-Length: ");
