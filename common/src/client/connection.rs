@@ -120,7 +120,7 @@ struct Connection {
     backend: Backend,
 }
 
-/// What the head of the last response tells of the backend.
+/// The properties of the backend that the head of its last response shows.
 #[derive(Default)]
 struct Backend {
     pipelining: Pipelining,

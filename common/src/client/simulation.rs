@@ -43,9 +43,9 @@ struct Backend {
     /// It works on one request at a time, over all connections.
     is_serial: bool,
     delay_us: u64,
-    /// It closes a connection after so many responses, if not 0.
+    /// It closes a connection after this many responses, if not 0.
     responses_max: u64,
-    /// It refuses a connection, leaves it unanswered, or never responds to a request.
+    /// It refuses a connection, ignores it, or never responds to a request.
     refuses: u64,
     ignores: u64,
     hangs: u64,
@@ -99,7 +99,7 @@ struct Caller {
     woken: Arc<Woken>,
 }
 
-/// What became of a request.
+/// The events of a request.
 #[derive(Default)]
 struct History {
     sends: u32,
@@ -137,7 +137,7 @@ struct Connection {
     has_begun: bool,
     taken: u64,
     served: u64,
-    /// Its events to come. The backend takes nothing from a deaf one.
+    /// Its future events. The backend reads nothing from a deaf one.
     due: VecDeque<(Instant, Arrival)>,
     is_deaf: bool,
     idle_since: Instant,
@@ -512,7 +512,7 @@ impl Simulation {
         connections.filter(|it| it.phase == Phase::Retiring).count()
     }
 
-    /// All that holds after each turn.
+    /// Checks the invariants that hold after each turn.
     fn check(&self) {
         let (now, pool) = (self.now, &self.pool);
         let connections = || pool.connections.iter().flatten();
@@ -615,7 +615,7 @@ fn keeps_its_promises_with_any_backend() {
     assert!(sums.iter().all(|sum| *sum > 0), "not all happened: {sums:?}");
 }
 
-/// Without a fault, all requests are served in time, whatever closes at its own will.
+/// Without a fault, all requests are served in time, although the backend closes connections.
 #[test]
 fn serves_every_request_of_a_sound_backend() {
     for seed in 0..SEEDS {

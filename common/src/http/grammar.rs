@@ -92,7 +92,7 @@ pub(super) fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// `uri-host [ ":" port ]`, not empty (RFC 9110 sections 4.2.1 and 7.2).
+/// Returns true if the bytes are `uri-host [ ":" port ]` (RFC 9110 sections 4.2.1 and 7.2).
 pub(super) fn is_authority(bytes: &[u8]) -> bool {
     port(bytes).is_some()
 }

@@ -76,9 +76,10 @@ impl<H: Handler> Service for Router<H> {
                 let fields = RequestFields {
                     method: request.method.as_bytes(),
                     path: &request.path,
-                    user_agent: match self.recorder.is_logged(route) {
-                        true => request.fields.get("user-agent"),
-                        false => None,
+                    user_agent: if self.recorder.is_logged(route) {
+                        request.fields.get("user-agent")
+                    } else {
+                        None
                     },
                 };
                 let address = peer.address.as_deref();
