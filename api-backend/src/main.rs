@@ -4,7 +4,7 @@ use std::future::Pending;
 use std::process::ExitCode;
 
 use common::http::{Request, Response, Status};
-use common::service::{self, About, App, Handler, Reply};
+use common::service::{self, About, App, Handler, MaybeReady};
 
 const ABOUT: About = About {
     name: env!("CARGO_PKG_NAME"),
@@ -35,11 +35,11 @@ impl Handler for Backend {
     /// All responses are ready at once.
     type Future = Pending<Response>;
 
-    fn get(&self, _request: &Request<'_>) -> Reply<Self::Future> {
-        Reply::Ready(Response::json(Status::Ok, BODY))
+    fn get(&self, _request: &Request<'_>) -> MaybeReady<Self::Future> {
+        MaybeReady::Ready(Response::json(Status::Ok, BODY))
     }
 
-    fn ready(&self) -> Reply<Self::Future> {
-        Reply::Ready(service::ready())
+    fn ready(&self) -> MaybeReady<Self::Future> {
+        MaybeReady::Ready(service::ready())
     }
 }

@@ -19,7 +19,7 @@ use common::http::client::ReceivedResponse;
 use common::http::{Request, Response, Status};
 use common::json;
 use common::metrics::Exposition;
-use common::service::{self, About, App, Handler, Reply, Setup};
+use common::service::{self, About, App, Handler, MaybeReady, Setup};
 
 const ABOUT: About = About {
     name: env!("CARGO_PKG_NAME"),
@@ -146,22 +146,22 @@ struct FrontendHandler {
 impl Handler for FrontendHandler {
     type Future = BackendRequest;
 
-    fn get(&self, request: &Request<'_>) -> Reply<BackendRequest> {
+    fn get(&self, request: &Request<'_>) -> MaybeReady<BackendRequest> {
         match self.client.get(request.fields.get("via")) {
-            Ok(response) => Reply::Pending(BackendRequest {
+            Ok(response) => MaybeReady::Pending(BackendRequest {
                 future: Either::Response(response),
                 metrics: Arc::clone(&self.metrics),
                 is_counted: false,
             }),
             Err(error) => {
                 self.metrics.count(Err(error));
-                Reply::Ready(failed(error, error.status()))
+                MaybeReady::Ready(failed(error, error.status()))
             }
         }
     }
 
-    fn ready(&self) -> Reply<BackendRequest> {
-        Reply::Pending(BackendRequest {
+    fn ready(&self) -> MaybeReady<BackendRequest> {
+        MaybeReady::Pending(BackendRequest {
             future: Either::Probe(self.client.probe()),
             metrics: Arc::clone(&self.metrics),
             is_counted: true,

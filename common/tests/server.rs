@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use common::http::{Limits, Request, Response, Status};
-use common::server::{self, Event, Load, Peer, Reject, Reply, Service, Settings};
+use common::server::{self, Event, Load, MaybeReady, Peer, Reject, Service, Settings};
 use common::{rt, sys};
 use testing::client::{Client, get, unfinished};
 use testing::{WAIT_MAX, wait_until};
@@ -675,10 +675,10 @@ enum Until {
 impl Service for Echo {
     type Future = Later;
 
-    fn call(&self, request: &Request<'_>, peer: &Peer) -> Reply<Later> {
+    fn call(&self, request: &Request<'_>, peer: &Peer) -> MaybeReady<Later> {
         assert!(peer.address.as_deref().is_some_and(|it| it.starts_with("127.0.0.1:")));
         if peer.is_over_limit {
-            return Reply::Ready(self.reject(Reject::Crowded, peer));
+            return MaybeReady::Ready(self.reject(Reject::Crowded, peer));
         }
         let path = std::str::from_utf8(&request.path).unwrap();
         let big = path.strip_prefix("/big/").map(|size| size.parse().unwrap());
@@ -696,9 +696,9 @@ impl Service for Echo {
             "/panic-later" => Until::Panic,
             "/slow" => Until::Release(Arc::clone(&self.0)),
             _ if path.starts_with("/later/") => Until::Polls(3),
-            _ => return Reply::Ready(response),
+            _ => return MaybeReady::Ready(response),
         };
-        Reply::Pending(Later { response, until })
+        MaybeReady::Pending(Later { response, until })
     }
 
     fn reject(&self, reject: Reject, _: &Peer) -> Response {

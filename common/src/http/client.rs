@@ -28,7 +28,7 @@ pub struct ClientConn {
     fields: Vec<u8>,
     body: Vec<u8>,
     /// Requests without a complete response.
-    unanswered: usize,
+    pending: usize,
     interim: u8,
     empty_lines: u8,
     /// The server has ended its half of the connection.
@@ -105,7 +105,7 @@ impl ClientConn {
             head_cache: HeadCache::default(),
             fields: Vec::new(),
             body: Vec::new(),
-            unanswered: 0,
+            pending: 0,
             interim: 0,
             empty_lines: 0,
             is_closed: false,
@@ -114,7 +114,7 @@ impl ClientConn {
 
     /// Appends the bytes of a complete GET request.
     pub fn request(&mut self, request: &[u8]) {
-        self.unanswered += 1;
+        self.pending += 1;
         self.outbound.writer().extend_from_slice(request);
     }
 
@@ -189,12 +189,12 @@ impl ClientConn {
             self.inbound.consume(2);
         }
         if matches!(self.inbound.unread(), b"" | b"\r") {
-            if self.is_closed && self.unanswered > 0 {
+            if self.is_closed && self.pending > 0 {
                 return Err(ResponseError::Incomplete);
             }
             return Ok(false);
         }
-        if self.unanswered == 0 {
+        if self.pending == 0 {
             return Err(ResponseError::Unexpected);
         }
         if let Some((length, line)) = self.head_cache.get(self.inbound.unread()) {
@@ -256,7 +256,7 @@ impl ClientConn {
         if !is_complete {
             return Ok(None);
         }
-        self.unanswered -= 1;
+        self.pending -= 1;
         (self.interim, self.empty_lines) = (0, 0);
         self.state = match line.keep_alive {
             KeepAlive::Keep => State::Head,

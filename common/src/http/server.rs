@@ -37,7 +37,7 @@ pub struct ServerConn {
     buffers: Option<Box<Buffers>>,
     empty_lines: u8,
     /// Requests taken and not responded to.
-    unanswered: usize,
+    pending: usize,
     /// The client waits for `100 Continue`.
     expects_continue: bool,
 }
@@ -131,7 +131,7 @@ impl ServerConn {
             state: State::Head,
             buffers: None,
             empty_lines: 0,
-            unanswered: 0,
+            pending: 0,
             expects_continue: false,
         }
     }
@@ -162,7 +162,7 @@ impl ServerConn {
         keep_alive: KeepAlive,
         common: &CommonFields,
     ) {
-        self.unanswered = self.unanswered.saturating_sub(1);
+        self.pending = self.pending.saturating_sub(1);
         let connection = match (context.keep_alive, keep_alive, context.version) {
             (KeepAlive::Keep, KeepAlive::Keep, Version::Http11) => "",
             (KeepAlive::Keep, KeepAlive::Keep, Version::Http10) => "Connection: keep-alive\r\n",
@@ -335,7 +335,7 @@ impl ServerConn {
     /// Consumes the request whose head is at the front.
     fn take(&mut self, head: ParsedHead) -> Option<(Request<'_>, ResponseContext)> {
         self.empty_lines = 0;
-        self.unanswered += 1;
+        self.pending += 1;
         self.state = match head.context.keep_alive {
             KeepAlive::Keep => State::Head,
             KeepAlive::Close => State::Done,
@@ -348,7 +348,7 @@ impl ServerConn {
     /// Sends `100 Continue` once no earlier response is due before it (RFC 9110 section 10.1.1).
     fn send_continue(&mut self) {
         let waits = self.expects_continue && matches!(self.state, State::Body(..));
-        if waits && self.unanswered == 0 {
+        if waits && self.pending == 0 {
             self.expects_continue = false;
             let outbound = self.buffers().outbound.writer();
             outbound.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -416,6 +416,7 @@ fn write_decimal(mut number: usize, out: &mut Vec<u8>) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
+    use super::super::Status;
     use super::super::every_split;
     use super::*;
 

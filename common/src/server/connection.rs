@@ -12,14 +12,14 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::listener::GRACE;
-use super::{ConnectionGuard, Peer, READ_BYTES_MAX, Reject, Reply, Server, Service};
+use super::{ConnectionGuard, MaybeReady, Peer, READ_BYTES_MAX, Reject, Server, Service};
 use crate::http::server::{ResponseContext, ServerConn, Stage};
 use crate::http::{KeepAlive, Response};
 use crate::rt::{self, AsyncFd, Direction};
 use crate::sys;
 
 /// Requests of one connection without a response: the depth of a pipeline.
-const UNANSWERED_MAX: usize = 32;
+const PENDING_MAX: usize = 32;
 /// Unsent bytes after which no more is read from a client that does not take its responses.
 const OUTGOING_BYTES_MAX: usize = 16 << 10;
 /// A connection with more to do yields to the others after this many reads, or once this turn of
@@ -35,7 +35,7 @@ const OVER_LIMIT_TIMEOUT: Duration = Duration::from_millis(250);
 /// that wait for their responses.
 const FREE_BYTES: usize = 4 << 10;
 /// Memory of a request that waits for its response, about.
-const UNANSWERED_BYTES: usize = 256;
+const PENDING_BYTES: usize = 256;
 
 /// The task of one connection. A future by hand: half the size of one with `async`, and there are
 /// thousands.
@@ -43,7 +43,7 @@ pub(super) struct Connection<S: Service> {
     socket: AsyncFd<TcpStream>,
     peer: Peer,
     conn: ServerConn,
-    unanswered: VecDeque<Unanswered<S::Future>>,
+    pending: VecDeque<PendingResponse<S::Future>>,
     /// The client has ended its half of the connection. It may still read.
     is_read_closed: bool,
     close: Close,
@@ -57,9 +57,9 @@ pub(super) struct Connection<S: Service> {
 }
 
 /// A request without a written response.
-struct Unanswered<F> {
+struct PendingResponse<F> {
     context: ResponseContext,
-    reply: Reply<F>,
+    reply: MaybeReady<F>,
 }
 
 /// How a connection closes.
@@ -101,7 +101,7 @@ impl<S: Service> Connection<S> {
                 is_over_limit: guard.is_over_limit,
             },
             conn: ServerConn::new(settings.limits),
-            unanswered: VecDeque::new(),
+            pending: VecDeque::new(),
             is_read_closed: false,
             close: Close::Now,
             linger_until: None,
@@ -194,21 +194,21 @@ impl<S: Service> Connection<S> {
 
     /// Writes the responses that are ready, in order. Returns true if there were any.
     fn poll_responses(&mut self, cx: &mut Context<'_>) -> bool {
-        let before = self.unanswered.len();
-        while let Some(Unanswered { context, reply }) = self.unanswered.pop_front() {
+        let before = self.pending.len();
+        while let Some(PendingResponse { context, reply }) = self.pending.pop_front() {
             let response = match reply {
-                Reply::Ready(response) => response,
-                Reply::Pending(mut future) => {
+                MaybeReady::Ready(response) => response,
+                MaybeReady::Pending(mut future) => {
                     let poll = AssertUnwindSafe(|| Pin::new(&mut future).poll(cx));
                     match catch_unwind(poll) {
                         Ok(Poll::Ready(response)) => response,
                         Ok(Poll::Pending) => {
-                            let reply = Reply::Pending(future);
-                            self.unanswered.push_front(Unanswered { context, reply });
+                            let reply = MaybeReady::Pending(future);
+                            self.pending.push_front(PendingResponse { context, reply });
                             break;
                         }
                         Err(_) => {
-                            self.unanswered.clear();
+                            self.pending.clear();
                             self.reject(context.closing(), Reject::Internal);
                             break;
                         }
@@ -217,14 +217,14 @@ impl<S: Service> Connection<S> {
             };
             self.respond(context, &response);
         }
-        self.unanswered.len() < before
+        self.pending.len() < before
     }
 
     /// Responds to a rejected request, after the responses that are still due, and closes.
     fn reject(&mut self, context: ResponseContext, reject: Reject) {
         self.stop_reading();
         let response = self.guard.server.service.reject(reject, &self.peer);
-        self.enqueue(context, Reply::Ready(response));
+        self.enqueue(context, MaybeReady::Ready(response));
     }
 
     /// Takes no more requests from a client that may go on sending them.
@@ -233,17 +233,17 @@ impl<S: Service> Connection<S> {
         self.close = Close::Lingering;
     }
 
-    fn enqueue(&mut self, context: ResponseContext, reply: Reply<S::Future>) {
+    fn enqueue(&mut self, context: ResponseContext, reply: MaybeReady<S::Future>) {
         match reply {
-            Reply::Ready(response) if self.unanswered.is_empty() => {
+            MaybeReady::Ready(response) if self.pending.is_empty() => {
                 self.respond(context, &response);
             }
             reply => {
                 // Most clients wait for one response: room for one stays.
-                if self.unanswered.capacity() == 0 {
-                    self.unanswered.reserve_exact(1);
+                if self.pending.capacity() == 0 {
+                    self.pending.reserve_exact(1);
                 }
-                self.unanswered.push_back(Unanswered { context, reply });
+                self.pending.push_back(PendingResponse { context, reply });
             }
         }
     }
@@ -251,7 +251,7 @@ impl<S: Service> Connection<S> {
     fn respond(&mut self, context: ResponseContext, response: &Response) {
         let server = &self.guard.server;
         // At shutdown, requests that have been received get responses before one says `close`.
-        let is_last = self.unanswered.is_empty() && self.conn.is_input_consumed();
+        let is_last = self.pending.is_empty() && self.conn.is_input_consumed();
         let mut keep_alive = KeepAlive::Keep;
         if is_last && server.shutdown.is_begun() {
             keep_alive = KeepAlive::Close;
@@ -290,7 +290,7 @@ impl<S: Service> Connection<S> {
 
     /// Returns true if the last response has been written.
     fn is_done(&self) -> bool {
-        self.conn.stage() == Stage::Done && self.unanswered.is_empty()
+        self.conn.stage() == Stage::Done && self.pending.is_empty()
     }
 
     /// Bytes behind the last request may go on in the kernel's buffer.
@@ -304,7 +304,7 @@ impl<S: Service> Connection<S> {
     }
 
     fn can_take_request(&self) -> bool {
-        self.unanswered.len() < UNANSWERED_MAX && self.conn.outgoing().len() < OUTGOING_BYTES_MAX
+        self.pending.len() < PENDING_MAX && self.conn.outgoing().len() < OUTGOING_BYTES_MAX
     }
 
     fn poll_receive(&mut self) -> Poll<io::Result<()>> {
@@ -327,11 +327,11 @@ impl<S: Service> Connection<S> {
         if let Some(buffers) = self.conn.detach_or_shrink() {
             self.guard.server.release_buffers(buffers);
         }
-        if self.unanswered.is_empty() && self.unanswered.capacity() > 1 {
-            self.unanswered = VecDeque::new();
+        if self.pending.is_empty() && self.pending.capacity() > 1 {
+            self.pending = VecDeque::new();
         }
-        let unanswered_bytes: usize = self.unanswered.iter().map(Unanswered::bytes).sum();
-        self.charge(self.conn.capacity() + unanswered_bytes)
+        let pending_bytes: usize = self.pending.iter().map(PendingResponse::bytes).sum();
+        self.charge(self.conn.capacity() + pending_bytes)
     }
 
     /// Charges the bytes buffered for this client. Returns true if the budget is exhausted; they
@@ -359,7 +359,7 @@ impl<S: Service> Connection<S> {
             if !self.conn.outgoing().is_empty() {
                 return Wait::Close;
             }
-            self.unanswered.clear();
+            self.pending.clear();
             return Wait::Reject(Reject::Overloaded);
         }
         let server = &self.guard.server;
@@ -373,7 +373,7 @@ impl<S: Service> Connection<S> {
                 (self.since + settings.write_timeout, Wait::Close)
             }
             // The service makes its responses ready in time.
-            _ if !self.unanswered.is_empty() => return Wait::ForEvent,
+            _ if !self.pending.is_empty() => return Wait::ForEvent,
             Stage::Idle | Stage::Head | Stage::Body if self.peer.is_over_limit => {
                 (self.since + OVER_LIMIT_TIMEOUT, Wait::Reject(Reject::Crowded))
             }
@@ -427,12 +427,12 @@ impl<S: Service> Server<S> {
     }
 }
 
-impl<F> Unanswered<F> {
+impl<F> PendingResponse<F> {
     /// Bytes of memory, about.
     fn bytes(&self) -> usize {
         match &self.reply {
-            Reply::Ready(response) => UNANSWERED_BYTES + response.body.len(),
-            Reply::Pending(_) => UNANSWERED_BYTES,
+            MaybeReady::Ready(response) => PENDING_BYTES + response.body.len(),
+            MaybeReady::Pending(_) => PENDING_BYTES,
         }
     }
 }

@@ -36,7 +36,7 @@ pub trait Service: 'static {
     type Future: Future<Output = Response> + Unpin;
 
     /// Handles a request.
-    fn call(&self, request: &Request<'_>, peer: &Peer) -> Reply<Self::Future>;
+    fn call(&self, request: &Request<'_>, peer: &Peer) -> MaybeReady<Self::Future>;
 
     /// Makes the response to a request that is rejected.
     fn reject(&self, reject: Reject, peer: &Peer) -> Response;
@@ -46,7 +46,7 @@ pub trait Service: 'static {
 }
 
 /// A response, or the future of one.
-pub enum Reply<F> {
+pub enum MaybeReady<F> {
     /// The response.
     Ready(Response),
     /// The future of the response.

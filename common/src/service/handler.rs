@@ -15,7 +15,7 @@ use crate::date::Clock;
 use crate::http::{Method, Request, Response, Status};
 use crate::log::{self, AccessLogLine, LogFormat};
 use crate::rt;
-use crate::server::{Event, Peer, Reject, Reply, Service};
+use crate::server::{Event, MaybeReady, Peer, Reject, Service};
 
 /// Log lines of one turn of the event loop that gather before they are queued.
 const LINES_BYTES_MAX: usize = 64 << 10;
@@ -31,7 +31,7 @@ impl<H: Handler> Router<H> {
         Router { handler, recorder }
     }
 
-    fn route(&self, route: Route, request: &Request<'_>, peer: &Peer) -> Reply<H::Future> {
+    fn route(&self, route: Route, request: &Request<'_>, peer: &Peer) -> MaybeReady<H::Future> {
         let shared = &self.recorder.shared;
         let response = match (route, request.method) {
             (_, Method::Other(_) | Method::Connect) => {
@@ -59,20 +59,20 @@ impl<H: Handler> Router<H> {
             },
             (route, method) => route.method_not_allowed(method),
         };
-        Reply::Ready(response)
+        MaybeReady::Ready(response)
     }
 }
 
 impl<H: Handler> Service for Router<H> {
     type Future = Recorded<H::Future>;
 
-    fn call(&self, request: &Request<'_>, peer: &Peer) -> Reply<Self::Future> {
+    fn call(&self, request: &Request<'_>, peer: &Peer) -> MaybeReady<Self::Future> {
         let route = Route::of(&request.path);
         if peer.is_over_limit && !route.is_probe() {
-            return Reply::Ready(self.reject(Reject::Crowded, peer));
+            return MaybeReady::Ready(self.reject(Reject::Crowded, peer));
         }
         match self.route(route, request, peer) {
-            Reply::Ready(response) => {
+            MaybeReady::Ready(response) => {
                 let fields = RequestFields {
                     method: request.method.as_bytes(),
                     path: &request.path,
@@ -84,13 +84,13 @@ impl<H: Handler> Service for Router<H> {
                 };
                 let address = peer.address.as_deref();
                 self.recorder.record(route, rt::now(), address, &fields, &response);
-                Reply::Ready(response)
+                MaybeReady::Ready(response)
             }
-            Reply::Pending(future) => {
+            MaybeReady::Pending(future) => {
                 let recorder = Rc::clone(&self.recorder);
                 recorder.metrics.pending_started.add(1);
                 let info = RequestInfo::new(route, request, peer, recorder.is_logged(route));
-                Reply::Pending(Recorded { future, recorder, info })
+                MaybeReady::Pending(Recorded { future, recorder, info })
             }
         }
     }

@@ -33,7 +33,7 @@ use handler::{Recorder, Router};
 use metrics::Metrics;
 
 pub use crate::cli::About;
-pub use crate::server::Reply;
+pub use crate::server::MaybeReady;
 pub use limits::ProcessLimits;
 pub use settings::{limits, settings};
 
@@ -67,10 +67,10 @@ pub trait Handler: 'static {
     type Future: Future<Output = Response> + Unpin;
 
     /// Handles `GET /`.
-    fn get(&self, request: &Request<'_>) -> Reply<Self::Future>;
+    fn get(&self, request: &Request<'_>) -> MaybeReady<Self::Future>;
 
     /// Handles `GET /readyz` while the service is not draining.
-    fn ready(&self) -> Reply<Self::Future>;
+    fn ready(&self) -> MaybeReady<Self::Future>;
 
     /// Handles `GET /ui`, if there is one.
     fn ui(&self, _request: &Request<'_>) -> Option<Response> {
