@@ -23,8 +23,9 @@ const SERVED_BY_BYTES_MAX: usize = 64;
 /// first loses its port for a minute (TIME-WAIT, RFC 9293): with a connection for each request, the
 /// ports would run out. A backend that does not close gets a reset.
 const LINGER: Duration = Duration::from_secs(1);
-/// Connections of one worker that wait for the backend to close.
-const LINGERING_MAX: usize = 256;
+/// Connections of one worker that wait for the backend to close: at most a quarter as many as may
+/// be open. Descriptors are reserved for them.
+const LINGERING_SHARE: usize = 4;
 /// The next address is tried if one is silent for this long (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// An address that was silent or refused is tried last for this long.
@@ -79,7 +80,7 @@ pub(super) async fn run(shared: Rc<Shared>, id: ConnectionId, mut retries: VecDe
 
 /// Closes a connection after its last response without losing the port.
 async fn linger(shared: &Shared, socket: AsyncFd<TcpStream>) {
-    if shared.lingering.get() < LINGERING_MAX {
+    if shared.lingering.get() < shared.target.connections_max / LINGERING_SHARE {
         shared.lingering.set(shared.lingering.get() + 1);
         let read = poll_fn(|_| socket.poll_read(&mut [0]));
         let is_closed = rt::timeout_at(rt::now() + LINGER, read).await.is_some();

@@ -46,9 +46,10 @@ impl ProcessLimits {
         wanted_per_worker.min(self.connections() / 4 / self.workers).max(1)
     }
 
-    /// Connections of clients, besides those of all workers to the backend.
+    /// Connections of clients, besides those of all workers to the backend, and a quarter of these
+    /// that may wait for the backend to close.
     pub fn client_connections(self, wanted: u64, backend: u64) -> u64 {
-        wanted.min(self.connections().saturating_sub(backend)).max(1)
+        wanted.min(self.connections().saturating_sub(backend + backend / 4)).max(1)
     }
 }
 
@@ -179,9 +180,9 @@ mod tests {
         for (limits, backend, clients) in [
             (limits(1 << 20, u64::MAX, 1), 1024, 10_000),
             (limits(1 << 20, u64::MAX, 2), 1024, 10_000),
-            (limits(1 << 20, 16 << 20, 1), 256, 768),
-            (limits(1024, u64::MAX, 1), 242, 726),
-            (limits(64, u64::MAX, 1), 8, 24),
+            (limits(1 << 20, 16 << 20, 1), 256, 704),
+            (limits(1024, u64::MAX, 1), 242, 666),
+            (limits(64, u64::MAX, 1), 8, 22),
             (limits(3, u64::MAX, 256), 1, 1),
         ] {
             let found = limits.backend_connections(1024);
