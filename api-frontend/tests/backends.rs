@@ -62,7 +62,8 @@ fn requests_beyond_the_limit_wait_for_a_connection_and_are_seen_in_a_metric() {
             && metrics.count("backend_requests_waiting") == 3
             && metrics.count("backend_connections{state=\"busy\"}") == 2
     });
-    assert_eq!(gate.arrived(), 2);
+    // The frontend counts them a moment before the backend does.
+    wait_until("two requests arrive", || gate.arrived() == 2);
     gate.open();
     for client in &mut clients {
         assert_eq!(client.response().status, 200);

@@ -123,15 +123,16 @@ fn mutated_requests_are_parsed_in_one_way() {
     assert_all_seen(&counts, ParseError::ALL.iter().copied().map(ResponseError::from));
 }
 
+/// Errors of requests alone.
+const NOT_OF_RESPONSES: [ParseError; 4] =
+    [ParseError::Target, ParseError::TargetTooLong, ParseError::Host, ParseError::Expectation];
+
 #[test]
 fn mutated_responses_are_parsed_in_one_way() {
     let counts = run(RESPONSES, RESPONSE_TOKENS, |input, dice| {
         let requests = dice.one_of(&[0, 1, 1, 1, 2, 2, 3, 4]);
         assert_responses(input, &[dice.below(input.len() + 1)], requests)
     });
-    // These are errors of requests alone.
-    const NOT_OF_RESPONSES: [ParseError; 4] =
-        [ParseError::Target, ParseError::TargetTooLong, ParseError::Host, ParseError::Expectation];
     let errors = ParseError::ALL.iter().copied().filter(|it| !NOT_OF_RESPONSES.contains(it));
     let others = [ResponseError::Unexpected, ResponseError::Incomplete];
     assert_all_seen(&counts, errors.map(ResponseError::from).chain(others));

@@ -38,7 +38,7 @@ const SETTINGS: Settings = Settings {
 #[test]
 fn a_deep_pipeline_gets_all_responses_in_order() {
     for kind in ["now", "later"] {
-        let server = TestServer::start(SETTINGS);
+        let server = TestServer::start(&SETTINGS);
         let mut client = server.connect();
         let paths: Vec<_> = (0..5_000).map(|number| format!("/{kind}/{number}")).collect();
         let sending =
@@ -63,7 +63,7 @@ fn a_deep_pipeline_gets_all_responses_in_order() {
 
 #[test]
 fn quick_responses_wait_for_the_slow_one_before_them() {
-    let server = TestServer::start(SETTINGS);
+    let server = TestServer::start(&SETTINGS);
     let mut client = server.connect();
     client.send(get("/slow") + &get("/a") + &get("/later/b") + &get("/c"));
     server.wait("all requests", |seen| seen.requests == 4);
@@ -76,7 +76,7 @@ fn quick_responses_wait_for_the_slow_one_before_them() {
 
 #[test]
 fn requests_may_arrive_byte_by_byte() {
-    let server = TestServer::start(SETTINGS);
+    let server = TestServer::start(&SETTINGS);
     let mut client = server.connect();
     for byte in REQUESTS.concat().bytes() {
         client.send([byte]);
@@ -88,7 +88,7 @@ fn requests_may_arrive_byte_by_byte() {
 
 #[test]
 fn requests_may_be_cut_at_every_place() {
-    let server = TestServer::start(SETTINGS);
+    let server = TestServer::start(&SETTINGS);
     let requests = REQUESTS.concat();
     for cut in 0..=requests.len() {
         let mut client = server.connect();
@@ -112,7 +112,7 @@ fn requests_may_be_cut_at_every_place() {
 
 #[test]
 fn a_client_that_has_closed_its_half_still_gets_all_responses() {
-    let server = TestServer::start(SETTINGS);
+    let server = TestServer::start(&SETTINGS);
     let mut client = server.connect();
     client.send(get("/slow") + &get("/later/a").repeat(100) + &get("/b") + "GET /unfinished");
     client.reader.get_ref().shutdown(Shutdown::Write).unwrap();
@@ -128,7 +128,7 @@ fn a_client_that_has_closed_its_half_still_gets_all_responses() {
 
 #[test]
 fn a_large_response_arrives_whole() {
-    let server = TestServer::start(SETTINGS);
+    let server = TestServer::start(&SETTINGS);
     let mut client = server.connect();
     client.send(get("/big/3000000") + &get("/a"));
     assert_eq!(client.response().body.len(), 3_000_000);
@@ -137,7 +137,7 @@ fn a_large_response_arrives_whole() {
 
 #[test]
 fn a_client_that_goes_on_sending_sees_its_rejection() {
-    let server = TestServer::start(SETTINGS);
+    let server = TestServer::start(&SETTINGS);
     // More than the buffers of the kernel: it can be sent only if the server reads on.
     let much = "x".repeat(8 << 20);
     let head = |fields: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
@@ -166,7 +166,7 @@ fn a_client_that_goes_on_sending_sees_its_rejection() {
 
 #[test]
 fn a_rejection_comes_after_the_responses_before_it() {
-    let server = TestServer::start(SETTINGS);
+    let server = TestServer::start(&SETTINGS);
     let mut client = server.connect();
     client.send(get("/slow") + &get("/a") + "GET / HTTP/1.1\r\nHost : a\r\n\r\n" + &get("/b"));
     server.wait("both requests", |seen| seen.requests == 2);
@@ -179,7 +179,7 @@ fn a_rejection_comes_after_the_responses_before_it() {
 
 #[test]
 fn other_protocols_are_rejected_at_once_or_answered_in_http_1() {
-    let server = TestServer::start(SETTINGS);
+    let server = TestServer::start(&SETTINGS);
     for (sent, status) in [
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", 505),
         // No line end will ever come of these.
@@ -207,7 +207,7 @@ fn other_protocols_are_rejected_at_once_or_answered_in_http_1() {
 #[test]
 fn a_slow_head_and_a_slow_body_get_408() {
     let server =
-        TestServer::start(Settings { head_timeout: SHORT, body_timeout: SHORT, ..SETTINGS });
+        TestServer::start(&Settings { head_timeout: SHORT, body_timeout: SHORT, ..SETTINGS });
     for start in [
         "G",
         "GET / HTTP/1.1\r\nHost: a\r\n",
@@ -229,7 +229,7 @@ fn a_slow_head_and_a_slow_body_get_408() {
 #[test]
 fn a_trickle_does_not_extend_a_timeout() {
     let server =
-        TestServer::start(Settings { head_timeout: SHORT, body_timeout: SHORT, ..SETTINGS });
+        TestServer::start(&Settings { head_timeout: SHORT, body_timeout: SHORT, ..SETTINGS });
     for start in ["GET /", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"] {
         let mut client = server.connect();
         client.send(start);
@@ -245,7 +245,7 @@ fn a_trickle_does_not_extend_a_timeout() {
 
 #[test]
 fn an_idle_connection_is_closed_without_a_response() {
-    let server = TestServer::start(Settings { idle_timeout: SHORT, ..SETTINGS });
+    let server = TestServer::start(&Settings { idle_timeout: SHORT, ..SETTINGS });
     let mut fresh = server.connect();
     let mut used = server.connect();
     assert_eq!(used.request("/a").status, 200);
@@ -258,7 +258,7 @@ fn an_idle_connection_is_closed_without_a_response() {
 
 #[test]
 fn a_client_that_never_reads_is_bounded_and_dropped() {
-    let server = TestServer::start(Settings { write_timeout: 4 * SHORT, ..SETTINGS });
+    let server = TestServer::start(&Settings { write_timeout: 4 * SHORT, ..SETTINGS });
     let client = server.connect();
     let sending = client.send_in_background(get("/big/4096").repeat(300_000));
     let mut other = server.connect();
@@ -280,7 +280,7 @@ fn bytes_buffered_for_all_slow_clients_are_bounded() {
     /// The length of each head that does not end.
     const LONG_HEAD: usize = 15_000;
     let max = 4 * LONG_HEAD;
-    let server = TestServer::with_workers(1, Settings { buffer_bytes_max: max, ..SETTINGS });
+    let server = TestServer::with_workers(1, &Settings { buffer_bytes_max: max, ..SETTINGS });
     let start = unfinished("/a", 0);
     let long_start = unfinished("/a", LONG_HEAD - start.len());
     let begin = |start: &str| {
@@ -317,7 +317,7 @@ fn bytes_buffered_for_all_slow_clients_are_bounded() {
 
 #[test]
 fn a_client_that_reads_no_response_is_dropped_when_the_buffers_are_full() {
-    let server = TestServer::start(Settings { buffer_bytes_max: 0, ..SETTINGS });
+    let server = TestServer::start(&Settings { buffer_bytes_max: 0, ..SETTINGS });
     let client = server.connect();
     let sending = client.send_in_background(get("/big/4096").repeat(300_000));
     server.wait("its end", |seen| seen.closed == 1);
@@ -327,7 +327,7 @@ fn a_client_that_reads_no_response_is_dropped_when_the_buffers_are_full() {
 
 #[test]
 fn responses_that_wait_for_a_slow_one_are_bounded() {
-    let server = TestServer::start(Settings { buffer_bytes_max: 0, ..SETTINGS });
+    let server = TestServer::start(&Settings { buffer_bytes_max: 0, ..SETTINGS });
     let mut modest = server.connect();
     modest.send(get("/slow") + &get("/a").repeat(5));
     let mut greedy = server.connect();
@@ -345,7 +345,7 @@ fn responses_that_wait_for_a_slow_one_are_bounded() {
 
 #[test]
 fn bytes_of_other_clients_are_not_charged_to_a_client() {
-    let server = TestServer::with_workers(1, Settings { buffer_bytes_max: 0, ..SETTINGS });
+    let server = TestServer::with_workers(1, &Settings { buffer_bytes_max: 0, ..SETTINGS });
     let mut other = server.connect();
     other.send(unfinished("/a", 5_000) + "\r\n\r\n");
     assert_eq!(other.response().status, 200);
@@ -359,7 +359,7 @@ fn bytes_of_other_clients_are_not_charged_to_a_client() {
 
 #[test]
 fn a_client_that_never_stops_sending_leaves_others_their_turn() {
-    let server = TestServer::with_workers(1, SETTINGS);
+    let server = TestServer::with_workers(1, &SETTINGS);
     let greedy = server.connect();
     let (mut asker, mut reader) = (greedy.stream(), greedy.stream());
     let sending = thread::spawn(move || {
@@ -380,7 +380,7 @@ fn a_client_that_never_stops_sending_leaves_others_their_turn() {
 
 #[test]
 fn a_panic_is_a_500_and_the_end_of_its_connection_alone() {
-    let server = TestServer::start(SETTINGS);
+    let server = TestServer::start(&SETTINGS);
     let mut other = server.connect();
     assert_eq!(other.request("/a").status, 200);
     for path in ["/panic", "/panic-later"] {
@@ -397,7 +397,7 @@ fn a_panic_is_a_500_and_the_end_of_its_connection_alone() {
 
 #[test]
 fn connections_beyond_the_limit_get_503_and_can_try_again() {
-    let server = TestServer::start(Settings { connections_max: 2, ..SETTINGS });
+    let server = TestServer::start(&Settings { connections_max: 2, ..SETTINGS });
     let (mut first, mut second) = (server.connect(), server.connect());
     assert_eq!((first.request("/a").status, second.request("/a").status), (200, 200));
     for request in [String::new(), get("/b"), get("/b").repeat(10_000)] {
@@ -417,7 +417,7 @@ fn connections_beyond_the_limit_get_503_and_can_try_again() {
 
 #[test]
 fn idle_connections_end_with_the_server() {
-    let mut server = TestServer::start(SETTINGS);
+    let mut server = TestServer::start(&SETTINGS);
     let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
     for client in clients.iter_mut().skip(5) {
         assert_eq!(client.request("/a").status, 200);
@@ -433,7 +433,7 @@ fn idle_connections_end_with_the_server() {
 
 #[test]
 fn requests_under_way_get_responses_and_the_last_says_close() {
-    let mut server = TestServer::start(SETTINGS);
+    let mut server = TestServer::start(&SETTINGS);
     let mut client = server.connect();
     client.send(get("/slow") + &get("/a") + &get("/later/b"));
     let mut uploader = server.connect();
@@ -457,7 +457,7 @@ fn requests_under_way_get_responses_and_the_last_says_close() {
 
 #[test]
 fn connections_opened_just_before_the_shutdown_are_served() {
-    let mut server = TestServer::start(SETTINGS);
+    let mut server = TestServer::start(&SETTINGS);
     // Some of them are still in the kernel's backlog when the shutdown begins.
     let mut clients: Vec<_> = (0..100).map(|_| server.connect()).collect();
     server.shutdown.begin();
@@ -475,7 +475,7 @@ fn connections_opened_just_before_the_shutdown_are_served() {
 
 #[test]
 fn a_request_that_never_ends_delays_the_end_by_the_drain_timeout() {
-    let mut server = TestServer::start(Settings { drain_timeout: 4 * SHORT, ..SETTINGS });
+    let mut server = TestServer::start(&Settings { drain_timeout: 4 * SHORT, ..SETTINGS });
     let mut client = server.connect();
     client.send(get("/slow"));
     server.wait("the request", |seen| seen.requests == 1);
@@ -487,7 +487,7 @@ fn a_request_that_never_ends_delays_the_end_by_the_drain_timeout() {
 
 #[test]
 fn a_client_may_wait_for_100_continue() {
-    let server = TestServer::start(SETTINGS);
+    let server = TestServer::start(&SETTINGS);
     let mut client = server.connect();
     let head = |length: usize| {
         format!(
@@ -514,7 +514,7 @@ fn a_client_may_wait_for_100_continue() {
 
 #[test]
 fn an_http_1_0_connection_closes_unless_the_client_keeps_it() {
-    let server = TestServer::start(SETTINGS);
+    let server = TestServer::start(&SETTINGS);
     let mut client = server.connect();
     client.send("GET /a HTTP/1.0\r\n\r\n");
     let response = client.response();
@@ -533,7 +533,7 @@ fn an_http_1_0_connection_closes_unless_the_client_keeps_it() {
 
 #[test]
 fn a_connection_closes_after_a_request_that_says_close() {
-    let server = TestServer::start(SETTINGS);
+    let server = TestServer::start(&SETTINGS);
     let last = "GET /b HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n";
     for after in ["", "GET /never HTTP/1.1\r\nHost: a\r\n\r\n", &"x".repeat(1 << 20)] {
         let mut client = server.connect();
@@ -548,7 +548,7 @@ fn a_connection_closes_after_a_request_that_says_close() {
 
 #[test]
 fn a_client_that_sends_more_after_close_gets_its_response() {
-    let server = TestServer::start(SETTINGS);
+    let server = TestServer::start(&SETTINGS);
     let mut client = server.connect();
     client.send("GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     server.wait("its request", |seen| seen.requests == 1);
@@ -560,7 +560,7 @@ fn a_client_that_sends_more_after_close_gets_its_response() {
 
 #[test]
 fn the_response_to_head_is_that_to_get_without_its_body() {
-    let server = TestServer::start(SETTINGS);
+    let server = TestServer::start(&SETTINGS);
     let mut client = server.connect();
     for path in ["/a", "/later/b"] {
         let get_head = client.request(path).head;
@@ -573,7 +573,7 @@ fn the_response_to_head_is_that_to_get_without_its_body() {
 
 #[test]
 fn a_reset_ends_its_connection_alone() {
-    let server = TestServer::start(SETTINGS);
+    let server = TestServer::start(&SETTINGS);
     let mut other = server.connect();
     for (closed, requests) in [get("/a"), get("/a") + &get("/slow"), get("/a") + "GET / HT"]
         .into_iter()
@@ -594,7 +594,7 @@ fn a_reset_ends_its_connection_alone() {
 fn thousands_of_idle_connections_leave_another_one_alone() {
     const IDLE: usize = 2_000;
     sys::raise_descriptor_limit().unwrap();
-    let mut server = TestServer::start(SETTINGS);
+    let mut server = TestServer::start(&SETTINGS);
     let mut idle: Vec<_> = (0..IDLE).map(|_| server.connect()).collect();
     server.wait("all of them", |seen| seen.opened == IDLE);
     let mut working = server.connect();
@@ -748,11 +748,11 @@ struct TestServer {
 }
 
 impl TestServer {
-    fn start(settings: Settings) -> TestServer {
+    fn start(settings: &Settings) -> TestServer {
         TestServer::with_workers(2, settings)
     }
 
-    fn with_workers(count: usize, settings: Settings) -> TestServer {
+    fn with_workers(count: usize, settings: &Settings) -> TestServer {
         let listener = server::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let (observed, shutdown) = (Arc::<Observed>::default(), rt::Shutdown::default());

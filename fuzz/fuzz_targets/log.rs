@@ -1,18 +1,18 @@
-//! Whatever a client calls itself and asks for: its line in the log is one line, of as many words
-//! as any other, or an object of as many members. The first two bytes share the rest out.
+//! Any method, path and user agent: the log line is one line with as many words as any other, or a
+//! JSON object with as many members. The first two bytes divide the rest.
 #![no_main]
 
 use std::time::Duration;
 
-use tools::json::Value;
-use common::telemetry::{Line, LogFormat, event};
+use common::log::{AccessLogLine, LogFormat, write_event};
 use libfuzzer_sys::fuzz_target;
+use tools::json::Value;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some(([method, path], rest)) = bytes.split_first_chunk() else { return };
     let (method, rest) = rest.split_at(usize::from(*method).min(rest.len()));
     let (path, rest) = rest.split_at(usize::from(*path).min(rest.len()));
-    let line = Line {
+    let line = AccessLogLine {
         unix_millis: 784_111_777_000,
         peer: "127.0.0.1:5555",
         method,
@@ -21,6 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
         bytes: 40,
         elapsed: Duration::from_micros(70),
         user_agent: (!rest.is_empty()).then_some(rest),
+        reason: None,
     };
     let text = written(|out| line.write(LogFormat::Text, out));
     let (words, user_agent) = text.split_at(text.match_indices(' ').nth(6).unwrap().0);
@@ -36,14 +37,14 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(members.len(), 8, "{object}");
 
     if let Ok(message) = str::from_utf8(rest) {
-        written(|out| event(LogFormat::Text, 0, "info", message, out));
-        let object = written(|out| event(LogFormat::Json, 0, "info", message, out));
+        written(|out| write_event(LogFormat::Text, 0, "info", message, out));
+        let object = written(|out| write_event(LogFormat::Json, 0, "info", message, out));
         let Ok(Value::Object(members)) = Value::read(object.as_bytes()) else { panic!("{object}") };
         assert_eq!(members.len(), 3, "{object}");
     }
 });
 
-/// What was written, without the line feed at its end, which is the only one.
+/// The written line, without the line feed at its end, which is the only one.
 fn written(write: impl Fn(&mut Vec<u8>)) -> String {
     let mut out = Vec::new();
     write(&mut out);

@@ -1,6 +1,6 @@
-//! The images and the chain on a real engine: what `docker-compose up` gives, and how it bears
-//! being crashed, stopped, paused, moved, cut off and scaled. How the services themselves behave
-//! is tested in their own packages. `RUST_IMAGE`, or `.env`, names the image to build with.
+//! The images and both services on a Docker engine: `docker-compose up`, then crashes, stops, pauses,
+//! moves, cut networks and scaling. The services themselves are tested in their own packages.
+//! `RUST_IMAGE`, or `.env`, names the image to build with.
 //!
 //! `cargo test --test engine -- --ignored`
 
@@ -27,7 +27,7 @@ use tools::json::Value;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// What the images may weigh.
+/// The largest size of an image.
 const IMAGE_BYTES_MAX: usize = 500_000;
 
 #[test]
@@ -75,7 +75,7 @@ fn every_route_has_its_bytes_and_every_request_its_line() {
     let project = Project::up("routes", &[]);
     for (service, root) in [("api-backend", BACKEND_BODY), ("api-frontend", FRONTEND_BODY)] {
         let container = project.container(service);
-        let mut client = Client::connect(project.door(service));
+        let mut client = Client::connect(project.published(service));
         let version = format!(
             "{{\"name\": \"{service}\", \"version\": \"{}\", \"hostname\": \"{}\", \"pid\": 1}}\n",
             env!("CARGO_PKG_VERSION"),
@@ -119,14 +119,14 @@ fn every_route_has_its_bytes_and_every_request_its_line() {
                 ),
             };
             let expected = format!("HTTP/1.1 {status}\r\n{allow}{kind}{length}\r\n");
-            let (head, answered) = if request.starts_with("HEAD ") {
+            let (head, received) = if request.starts_with("HEAD ") {
                 (client.response_head(), body.to_owned())
             } else {
-                let answer = client.response();
-                (answer.head, answer.body)
+                let response = client.response();
+                (response.head, response.body)
             };
             assert_eq!(undated(&head), expected, "{service}: {request}");
-            assert_eq!(answered, body, "{service}: {request}");
+            assert_eq!(received, body, "{service}: {request}");
             logged += usize::from(!request.ends_with('z'));
         }
         let metrics = client.request("/metrics");
@@ -156,7 +156,7 @@ fn a_crashed_service_is_back_ten_times_in_a_row() {
             scope.spawn(move || crash_ten_times(project, service));
         }
     });
-    wait_for("the chain", SOON, || serves(project.door("api-frontend")).then_some(()));
+    wait_for("the chain", SOON, || serves(project.published("api-frontend")).then_some(()));
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn stopped_they_end_with_0_and_lose_nothing() {
         assert!(took < SOON, "{took:?}");
         docker(&["start", &container.id]);
     }
-    wait_until("the chain", || serves(project.door("api-frontend")));
+    wait_until("the chain", || serves(project.published("api-frontend")));
 
     // Under way in the frontend, and as long as the backend stands still.
     let address = frontend.address(&project.network(), 8000);
@@ -185,16 +185,16 @@ fn stopped_they_end_with_0_and_lose_nothing() {
         wait_until("draining", || frontend.has_logged("SIGTERM: draining"));
         docker(&["unpause", &backend.id]);
         for client in &mut clients {
-            let answer = client.response();
-            assert_eq!((answer.status, &*answer.body), (200, FRONTEND_BODY));
-            assert!(answer.is_last(), "{}", answer.head);
+            let response = client.response();
+            assert_eq!((response.status, &*response.body), (200, FRONTEND_BODY));
+            assert!(response.is_last(), "{}", response.head);
             assert_eq!(client.read_to_end(), "");
         }
         stopped.join().expect("stopped");
     });
 
     docker(&["start", &frontend.id]);
-    wait_until("the chain", || serves(project.door("api-frontend")));
+    wait_until("the chain", || serves(project.published("api-frontend")));
     for (container, port, body) in
         [(&frontend, 8000, FRONTEND_BODY), (&backend, 8001, BACKEND_BODY)]
     {
@@ -204,19 +204,19 @@ fn stopped_they_end_with_0_and_lose_nothing() {
 
 #[test]
 #[ignore = "needs a Docker engine"]
-fn a_backend_may_go_and_come_back_elsewhere() {
+fn a_backend_may_stop_and_return_with_another_address() {
     let _exclusive = exclusive();
     let project = Project::up("moved", &[]);
     let [backend, frontend] = SERVICES.map(|service| project.container(service));
-    let door = project.door("api-frontend");
-    wait_for("the chain", SOON, || serves(door).then_some(()));
+    let address = project.published("api-frontend");
+    wait_for("the chain", SOON, || serves(address).then_some(()));
     wait_for("healthy", WAIT_MAX, || {
         (frontend.inspect("State/Health/Status") == "healthy").then_some(())
     });
     let pid = frontend.inspect("State/Pid");
     let old = backend.address(&project.network(), 8001);
     backend.stop();
-    check_failure(&get_once(door, "/").unwrap(), 502, &["DNS", "REFUSED"]);
+    check_failure(&get_once(address, "/").unwrap(), 502, &["DNS", "REFUSED"]);
     // Two checks, so that one began after the stop.
     for _ in 0..2 {
         let checks = frontend.inspect("State/Health/Log");
@@ -229,63 +229,63 @@ fn a_backend_may_go_and_come_back_elsewhere() {
         (frontend.inspect("State/Pid"), frontend.inspect("RestartCount")),
         (pid, "0".to_owned())
     );
-    check_failure(&get_once(door, "/").unwrap(), 502, &["DNS", "REFUSED"]);
+    check_failure(&get_once(address, "/").unwrap(), 502, &["DNS", "REFUSED"]);
 
-    // Whoever has the old address now serves, too, but elsewhere.
+    // Another container now has the old address, and serves on another port.
     let network = project.network();
     let mut occupiers = Vec::new();
     while occupiers.last().is_none_or(|last: &Run| last.address(&network, 8001) != old) {
-        assert!(occupiers.len() < 8, "nobody is given {old}");
+        assert!(occupiers.len() < 8, "no container gets {old}");
         occupiers.push(Run::start(&image("api-backend"), &["--network", &network, "-ePORT=9"]));
     }
     docker(&["start", &backend.id]);
     let began = Instant::now();
-    wait_for("the chain", SOON, || serves(door).then_some(()));
+    wait_for("the chain", SOON, || serves(address).then_some(()));
     eprintln!("moved, it was found within {:?}", began.elapsed());
     assert_ne!(backend.address(&network, 8001), old);
 }
 
 #[test]
 #[ignore = "needs a Docker engine"]
-fn a_backend_may_hang_be_cut_off_and_lose_its_name() {
+fn a_backend_may_hang_lose_its_network_and_lose_its_name() {
     const TIMEOUT: Duration = Duration::from_millis(600);
     let _exclusive = exclusive();
     let project = Project::up("cut", &[("BACKEND_TIMEOUT_MS", "600")]);
     let [backend, frontend] = SERVICES.map(|service| project.container(service));
-    let (door, network) = (project.door("api-frontend"), project.network());
-    wait_for("the chain", SOON, || serves(door).then_some(()));
+    let (address, network) = (project.published("api-frontend"), project.network());
+    wait_for("the chain", SOON, || serves(address).then_some(()));
 
     docker(&["pause", &backend.id]);
     for _ in 0..2 {
-        let (mut client, began) = (Client::connect(door), Instant::now());
+        let (mut client, began) = (Client::connect(address), Instant::now());
         client.send(get("/"));
-        assert_eq!(Client::connect(door).request("/healthz").status, 200);
+        assert_eq!(Client::connect(address).request("/healthz").status, 200);
         assert!(began.elapsed() < TIMEOUT / 2, "/healthz took {:?}", began.elapsed());
         assert!(client.is_silent());
-        let answer = client.response();
+        let response = client.response();
         let took = began.elapsed();
-        check_failure(&answer, 504, &["TIMEOUT"]);
+        check_failure(&response, 504, &["TIMEOUT"]);
         assert!((TIMEOUT..TIMEOUT + SOON / 2).contains(&took), "{took:?}");
     }
     docker(&["unpause", &backend.id]);
-    wait_for("the chain after a pause", SOON, || serves(door).then_some(()));
+    wait_for("the chain after a pause", SOON, || serves(address).then_some(()));
 
     let leave = || docker(&["network", "disconnect", &network, &backend.id]);
     leave();
     let began = Instant::now();
-    let response = get_once(door, "/").unwrap();
+    let response = get_once(address, "/").unwrap();
     assert!(began.elapsed() < TIMEOUT + SOON / 2, "{:?}", began.elapsed());
     assert!(matches!(response.status, 502 | 504), "{response:?}");
-    assert_eq!(get_once(door, "/healthz").unwrap().status, 200);
+    assert_eq!(get_once(address, "/healthz").unwrap().status, 200);
     docker(&["network", "connect", &network, &backend.id]);
     let response = wait_for("an unknown name", SOON, || {
-        get_once(door, "/").ok().filter(|response| response.body.contains("DNS"))
+        get_once(address, "/").ok().filter(|response| response.body.contains("DNS"))
     });
     check_failure(&response, 502, &["DNS"]);
     leave();
     docker(&["network", "connect", "--alias", "api-backend", &network, &backend.id]);
     let began = Instant::now();
-    wait_for("the chain after a cut", SOON, || serves(door).then_some(()));
+    wait_for("the chain after a cut", SOON, || serves(address).then_some(()));
     eprintln!("connected again, it was found within {:?}", began.elapsed());
     assert_eq!(frontend.inspect("RestartCount"), "0");
 }
@@ -298,9 +298,9 @@ fn the_frontend_spreads_over_a_backend_scaled_to_three() {
     let project = Project::scaled("scaled", &[("BACKEND_REUSE", "off")], 3);
     let backends = project.containers("api-backend");
     assert_eq!(backends.len(), 3);
-    let door = project.door("api-frontend");
+    let address = project.published("api-frontend");
     for _ in 0..REQUESTS {
-        assert!(serves(door), "a good answer");
+        assert!(serves(address), "a good response");
     }
     let counts = wait_for("a line for each request", SOON, || {
         let lines = |backend: &Container| {
@@ -315,13 +315,13 @@ fn the_frontend_spreads_over_a_backend_scaled_to_three() {
 
     docker(&["stop", &backends[0].id]);
     for _ in 0..REQUESTS {
-        assert!(serves(door), "two are enough");
+        assert!(serves(address), "two are enough");
     }
 }
 
 #[test]
 #[ignore = "needs a Docker engine"]
-fn a_thousand_connections_fit_in_16_mb_whatever_they_do() {
+fn a_thousand_connections_fit_in_16_mb_at_any_load() {
     const CONNECTIONS: usize = 1_000;
     let _exclusive = exclusive();
     build_images();
@@ -336,15 +336,15 @@ fn a_thousand_connections_fit_in_16_mb_whatever_they_do() {
         [(&backend, 8001, BACKEND_BODY), (&frontend, 8000, FRONTEND_BODY)]
     {
         let address = container.address(&network.0, port);
-        wait_until("the first answer", || serves(address));
+        wait_until("the first response", || serves(address));
         let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| Client::connect(address)).collect();
         for _ in 0..3 {
             for client in &clients {
                 client.send(get("/"));
             }
             for client in &mut clients {
-                let answer = client.response();
-                assert_eq!((answer.status, &*answer.body), (200, body));
+                let response = client.response();
+                assert_eq!((response.status, &*response.body), (200, body));
             }
         }
         let metrics = clients[0].request("/metrics").body;
@@ -353,22 +353,22 @@ fn a_thousand_connections_fit_in_16_mb_whatever_they_do() {
         let resident = metrics.lines().find(|line| line.starts_with("process_resident_memory"));
         eprintln!("{}: {}", container.inspect("Config/Image"), resident.expect("a gauge"));
         drop(clients);
-        // Twice as many as it may serve, and what they would have it keep is more than there is.
+        // Twice as many as it may serve, and more bytes to buffer than there is memory.
         let endless = unfinished("/", 15_000);
-        for speech in [endless, get("/version").repeat(10_000)] {
+        for bytes in [endless, get("/version").repeat(10_000)] {
             let greedy: Vec<_> = (0..2 * CONNECTIONS)
                 .map(|_| {
                     let stream = Client::connect(address).stream();
                     stream.set_nonblocking(true).expect("a socket that can");
-                    let _ = (&stream).write(speech.as_bytes());
+                    let _ = (&stream).write(bytes.as_bytes());
                     stream
                 })
                 .collect();
-            // Whoever comes later is accepted later: all of them have been heard by then.
+            // Accepted last: the server has read from all others by then.
             wait_until("the next one is served", || serves(address));
             drop(greedy);
         }
-        wait_until("they have gone", || serves(address));
+        wait_until("all are closed", || serves(address));
         let metrics = Client::connect(address).request("/metrics").body;
         assert!(!metrics.contains("{reason=\"overloaded\"} 0\n"), "{metrics}");
         assert_eq!(container.inspect("State/OOMKilled"), "false");
@@ -378,7 +378,7 @@ fn a_thousand_connections_fit_in_16_mb_whatever_they_do() {
 
 #[test]
 #[ignore = "needs a Docker engine"]
-fn a_backend_needs_next_to_nothing() {
+fn a_backend_runs_with_almost_no_rights() {
     let _exclusive = exclusive();
     build_images();
     for (options, address) in [
@@ -396,7 +396,7 @@ fn a_backend_needs_next_to_nothing() {
         docker(&["exec", &backend.id, "/api-backend", "healthcheck"]);
         if !options.contains(&"none") {
             let port = if options.contains(&"-ePORT=80") { 80 } else { 8001 };
-            assert!(serves(backend.address("bridge", port)), "a good answer");
+            assert!(serves(backend.address("bridge", port)), "a good response");
         }
         let took = backend.stop();
         assert!(took < SOON, "{options:?}: {took:?}");
@@ -462,9 +462,9 @@ fn the_same_sources_give_the_same_bits() {
     let build = |folder: &Path, tag: &str| {
         let tag = format!("{}/{tag}", namespace());
         let output = classic_build(folder, "api-backend", &tag, &["--no-cache", "--force-rm"]);
-        // What names a layer is the digest of all in it: bytes, mode, owner and time.
+        // The name of a layer is the digest of all in it: bytes, mode, owner and time.
         let layers = inspect(&tag, "RootFS/Layers");
-        // The stage that compiled is of no use as a cache: the next build takes an older one.
+        // The compiled stage is of no use as a cache: the next build takes an older one.
         docker(&["rmi", &tag]);
         let stages = text(&output.stdout);
         let stages = stages.lines().filter_map(|line| line.strip_prefix(" ---> "));
@@ -510,7 +510,7 @@ fn buildkit_makes_the_same_images() {
     }
 }
 
-/// What must be true of an image, whoever built it.
+/// Properties of an image, with any builder.
 fn check_image(image: &str, service: &str) {
     let files = files(image);
     assert_eq!(files.keys().collect::<Vec<_>>(), [service]);
@@ -539,7 +539,7 @@ fn check_image(image: &str, service: &str) {
     assert!(description.contains("GET / "), "{description}");
 }
 
-/// The service is process 1, and nobody; it may write nothing and has no privilege.
+/// The service is process 1 with an unprivileged user, may write nothing and has no capability.
 fn check_confinement(container: &Container, service: &str) {
     let pid = container.inspect("State/Pid");
     let top = docker(&["top", &container.id, "-o", "pid,args"]);
@@ -587,7 +587,7 @@ fn check_confinement(container: &Container, service: &str) {
 
 fn crash_ten_times(project: &Project, service: &str) {
     let container = project.container(service);
-    let door = project.door(service);
+    let address = project.published(service);
     for count in 1..=10 {
         // Docker waits 100 ms, and twice as long each time, until one has run for 10 s.
         let wait = Duration::from_millis(100 << ((count - 1) % 5));
@@ -595,38 +595,38 @@ fn crash_ten_times(project: &Project, service: &str) {
             thread::sleep(Duration::from_secs(10));
         }
         let at = SystemTime::now();
-        let error = get_once(door, "/traceback").expect_err("no byte");
+        let error = get_once(address, "/traceback").expect_err("no byte");
         assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
         let started = wait_for("a start", WAIT_MAX, || container.event("start", at));
-        let answered = wait_for("an answer", SOON, || {
-            let response = get_once(door, "/version").ok()?;
+        let responded = wait_for("a response", SOON, || {
+            let response = get_once(address, "/version").ok()?;
             (response.status == 200).then(|| since_1970(SystemTime::now()))
         });
         let died = container.event("die", at).expect("it died");
         eprintln!(
-            "{service} {count}: down for {:.2} s with a wait of {wait:?}, then an answer after {:.2} s",
+            "{service} {count}: down for {:.2} s with a wait of {wait:?}, then a response after {:.2} s",
             started.at - died.at,
-            answered - started.at,
+            responded - started.at,
         );
         assert_eq!(died.exit_code.as_deref(), Some("1"));
-        assert!(answered - started.at < SOON.as_secs_f64(), "{service} {count}");
+        assert!(responded - started.at < SOON.as_secs_f64(), "{service} {count}");
         assert!(started.at - died.at > wait.as_secs_f64(), "not this wait");
         assert_eq!(container.inspect("RestartCount"), count.to_string());
         assert_eq!(project.container(service).id, container.id);
     }
 }
 
-/// Clients that keep a connection lose no request, and those that make new ones are answered in
-/// whole or not accepted.
+/// Clients that keep a connection lose no request, and those that open new ones get a whole response
+/// or are not accepted.
 fn stop_under_load(container: &Container, address: SocketAddr, body: &str) {
-    let answers = AtomicUsize::new(0);
+    let responses = AtomicUsize::new(0);
     let keep = || {
         let mut client = Client::connect(address);
         loop {
-            let answer = client.request("/");
-            assert_eq!((answer.status, &*answer.body), (200, body));
-            answers.fetch_add(1, Ordering::Relaxed);
-            if answer.is_last() {
+            let response = client.request("/");
+            assert_eq!((response.status, &*response.body), (200, body));
+            responses.fetch_add(1, Ordering::Relaxed);
+            if response.is_last() {
                 assert_eq!(client.read_to_end(), "");
                 return;
             }
@@ -637,7 +637,7 @@ fn stop_under_load(container: &Container, address: SocketAddr, body: &str) {
             match get_once(address, "/") {
                 Ok(response) => {
                     assert_eq!((response.status, &*response.body), (200, body));
-                    answers.fetch_add(1, Ordering::Relaxed);
+                    responses.fetch_add(1, Ordering::Relaxed);
                 }
                 // An accepted connection is never closed without a response.
                 Err(error) => return assert_ne!(error.kind(), ErrorKind::UnexpectedEof),
@@ -651,12 +651,12 @@ fn stop_under_load(container: &Container, address: SocketAddr, body: &str) {
         for _ in 0..2 {
             scope.spawn(renew);
         }
-        wait_until("load", || answers.load(Ordering::Relaxed) > 1_000);
+        wait_until("load", || responses.load(Ordering::Relaxed) > 1_000);
         let took = container.stop();
         eprintln!("under load, it ended within {took:?}");
         assert!(took < Duration::from_secs(3), "{took:?}");
     });
-    eprintln!("{} answers, none lost", answers.into_inner());
+    eprintln!("{} responses, none lost", responses.into_inner());
 }
 
 /// The response says in the shape of all errors how the backend failed.
@@ -683,7 +683,7 @@ fn build_images() {
     });
 }
 
-/// A project of compose, taken down when dropped.
+/// A Compose project, taken down when dropped.
 struct Project {
     name: String,
     /// The host's, in the order of `SERVICES`.
@@ -691,7 +691,7 @@ struct Project {
 }
 
 impl Project {
-    /// All up, with these variables set as a user sets them.
+    /// Starts it, with these environment variables.
     fn up(name: &str, variables: &[(&str, &str)]) -> Project {
         Project::scaled(name, variables, 1)
     }
@@ -713,7 +713,7 @@ impl Project {
     }
 
     fn compose(&self) -> Command {
-        /// Whether there is a `docker-compose` beside, or instead of, `docker compose`.
+        /// Set if `docker-compose` is installed; else `docker compose` is used.
         static ALONE: OnceLock<bool> = OnceLock::new();
         let [backend, frontend] = self.ports.each_ref().map(|range| {
             let (first, last) = (range.start(), range.end());
@@ -734,8 +734,8 @@ impl Project {
         command
     }
 
-    /// Where a service is reached from outside.
-    fn door(&self, service: &str) -> SocketAddr {
+    /// The published address of a service.
+    fn published(&self, service: &str) -> SocketAddr {
         let [backend, frontend] = &self.ports;
         let range = if service == "api-backend" { backend } else { frontend };
         at(*range.start())
@@ -767,7 +767,7 @@ impl Drop for Project {
     }
 }
 
-/// A network of its own, removed when dropped.
+/// A network, removed when dropped.
 struct Network(String);
 
 impl Network {
@@ -784,7 +784,7 @@ impl Drop for Network {
     }
 }
 
-/// A build of one image by the builder that needs nothing else.
+/// Builds one image with the classic builder, which needs no plugin.
 fn classic_build(folder: &Path, service: &str, tag: &str, options: &[&str]) -> Output {
     let mut command = timed("docker");
     command.env("DOCKER_BUILDKIT", "0");
@@ -802,7 +802,7 @@ fn builds(
 ) -> Output {
     docker.args(["build", "--tag", tag, "--build-arg=REVISION=engine-test"]).args(options);
     docker.arg(format!("--build-arg=NAMESPACE={}", namespace()));
-    // As compose finds it.
+    // As Compose finds it.
     let file = fs::read_to_string(Path::new(ROOT).join(".env")).unwrap_or_default();
     let from_file = file.lines().find_map(|line| line.strip_prefix("RUST_IMAGE="));
     if let Some(base) = env::var("RUST_IMAGE").ok().or(from_file.map(str::to_owned)) {
@@ -812,7 +812,7 @@ fn builds(
     docker.output().expect("docker starts")
 }
 
-/// A head without the line that differs each time.
+/// A head without its `Date`.
 fn undated(head: &str) -> String {
     head.split_inclusive("\r\n").filter(|line| !line.starts_with("Date: ")).collect()
 }

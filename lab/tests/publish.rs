@@ -1,5 +1,5 @@
-//! `lab/publish` before a real registry, Debian's `docker-registry`: what is there afterwards, and how
-//! it ends when it cannot. `RUST_IMAGE`, or `.env`, names an image to build with that knows both
+//! `lab/publish` with a registry, Debian's `docker-registry`: the images that are there afterwards, and
+//! its failures. `RUST_IMAGE`, or `.env`, names an image to build with that knows both
 //! architectures: `lab/rust-image aarch64` makes one.
 //!
 //! `cargo test --test publish -- --ignored`
@@ -89,7 +89,7 @@ fn check_containers([backend, frontend]: &[String; 2]) {
     let backend = Run::start(backend, &[]);
     let host = format!("-eAPI_BACKEND_URL={}", backend.address("bridge", 8001).ip());
     let frontend = Run::start(frontend, &[&host, "-eAPI_BACKEND_PORT=8001"]);
-    wait_until("an answer", || serves(frontend.address("bridge", 8000)));
+    wait_until("a response", || serves(frontend.address("bridge", 8000)));
 }
 
 /// The other kind, as processes.
@@ -110,11 +110,10 @@ fn check_emulated(emulator: &str, images: &[String; 2]) {
     let port = backend.address.port().to_string();
     let asks = [("API_BACKEND_URL", "127.0.0.1"), ("API_BACKEND_PORT", &port)];
     let frontend = start(&images[1], &asks);
-    assert!(serves(frontend.address), "a good answer");
+    assert!(serves(frontend.address), "a good response");
 }
 
-/// A registry on a free port that takes one user's password, ended when dropped; and whoever
-/// publishes to it.
+/// A registry on a free port with one user, ended when dropped; and the clients that publish to it.
 struct Registry {
     child: Child,
     address: String,
