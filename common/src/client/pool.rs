@@ -142,10 +142,9 @@ struct PooledConnection {
     phase: Phase,
     pipelining: Pipelining,
     in_flight: usize,
-    /// Since when the backend has owed the next response.
-    owed_since: Instant,
+    /// Since when the backend has owed the next response, or the connection has been idle.
+    since: Instant,
     aged_at: Instant,
-    used_at: Instant,
     /// Requests that it was woken for.
     expected: usize,
     waker: Option<Waker>,
@@ -163,7 +162,7 @@ enum Phase {
 
 impl PooledConnection {
     fn is_stalled(&self, now: Instant) -> bool {
-        self.in_flight > 0 && now >= self.owed_since + STALL
+        self.in_flight > 0 && now >= self.since + STALL
     }
 
     /// How many more requests it takes.
@@ -341,9 +340,8 @@ impl Pool {
             phase: Phase::Connecting,
             pipelining: Pipelining::Unknown,
             in_flight: 0,
-            owed_since: now,
+            since: now,
             aged_at: now,
-            used_at: now,
             expected: 0,
             waker: None,
         };
@@ -376,7 +374,7 @@ impl Pool {
         connection.phase = Phase::Open;
         connection.aged_at =
             now + AGE_MIN + Duration::from_secs(u64::from(self.opened % AGE_SPREAD_S));
-        connection.used_at = now;
+        connection.since = now;
     }
 
     /// A connection could not be opened. The requests that wait since before it was tried fail
@@ -419,12 +417,11 @@ impl Pool {
         let request = retries.pop_front().or_else(|| self.next_request())?;
         let connection = self.connections.get_mut(id)?.as_mut()?;
         if connection.in_flight == 0 {
-            connection.owed_since = now;
+            connection.since = now;
             self.stats.idle -= 1;
             self.stats.busy += 1;
         }
         connection.in_flight += 1;
-        connection.used_at = now;
         self.stats.in_flight += 1;
         self.wants_replacement |= connection.aged_at <= now;
         Some(request)
@@ -452,38 +449,39 @@ impl Pool {
                 _ => self.pipelined.retain(|pipelined| *pipelined != id),
             }
         }
-        now.saturating_duration_since(std::mem::replace(&mut connection.owed_since, now))
+        now.saturating_duration_since(std::mem::replace(&mut connection.since, now))
     }
 
-    /// A connection has nothing to do now; `waker` wakes it. Returns when it must look again, or
-    /// `None` if it should close.
+    /// A connection has nothing to do now; `waker` wakes it. Returns when it must look again, `None`
+    /// if it should close, or `Timeout` if the backend has owed a response for `timeout`.
     pub(super) fn rest(
         &mut self,
         id: ConnectionId,
         waker: &Waker,
         timeout: Duration,
         now: Instant,
-    ) -> Option<Instant> {
+    ) -> Result<Option<Instant>, Error> {
         let is_surplus = self.pipelined.len() > PIPELINED_CONNECTIONS
             && self.count_pipelined(now).0 > PIPELINED_CONNECTIONS;
-        let connection = self.connections[id].as_mut()?;
+        let Some(connection) = &mut self.connections[id] else { return Ok(None) };
         if !connection.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             connection.waker = Some(waker.clone());
         }
-        if connection.in_flight > 0 {
-            let is_stalled = connection.is_stalled(now) || self.stats.waiting == 0;
-            return Some(connection.owed_since + if is_stalled { timeout } else { STALL });
-        }
         let is_pipelined = connection.pipelining == Pipelining::On;
-        let unused_at = connection.aged_at.max(connection.used_at + IDLE_MAX);
+        if connection.in_flight > 0 {
+            let limit = if is_pipelined && !connection.is_stalled(now) { STALL } else { timeout };
+            let next_look = connection.since + limit.min(timeout);
+            return if next_look > now { Ok(Some(next_look)) } else { Err(Error::Timeout) };
+        }
+        let unused_at = connection.aged_at.max(connection.since + IDLE_MAX);
         if connection.phase == Phase::Retiring || now >= unused_at || is_pipelined && is_surplus {
-            return None;
+            return Ok(None);
         }
         if connection.phase == Phase::Open && !is_pipelined && connection.expected == 0 {
             connection.phase = Phase::Idle;
             self.idle.push(id);
         }
-        Some(unused_at)
+        Ok(Some(unused_at))
     }
 
     /// Removes a connection. One that is closing counts to no limit.
@@ -498,12 +496,6 @@ impl Pool {
         }
         self.idle.retain(|idle| *idle != id);
         self.pipelined.retain(|pipelined| *pipelined != id);
-    }
-
-    /// Returns true if the backend has owed a response for `timeout`.
-    pub(super) fn is_timed_out(&self, id: ConnectionId, timeout: Duration, now: Instant) -> bool {
-        let connection = self.connections[id].as_ref();
-        connection.is_some_and(|it| it.in_flight > 0 && now >= it.owed_since + timeout)
     }
 
     /// When the last response arrived.

@@ -382,14 +382,15 @@ impl Simulation {
             self.connections[index].is_kept |= self.connections[index].in_flight.is_empty();
             let waker = Waker::from(Arc::clone(&self.connections[index].woken));
             let live = self.pool.count_pipelined(self.now).0;
-            let Some(next_look) = self.pool.rest(id, &waker, TIMEOUT, self.now) else {
-                self.check_retired(id, live);
-                return Some(Ok(()));
+            let next_look = match self.pool.rest(id, &waker, TIMEOUT, self.now) {
+                Ok(Some(next_look)) => next_look,
+                Ok(None) => {
+                    self.check_retired(id, live);
+                    return Some(Ok(()));
+                }
+                Err(error) => return Some(Err(error)),
             };
             self.dispatch();
-            if self.pool.is_timed_out(id, TIMEOUT, self.now) {
-                return Some(Err(Error::Timeout));
-            }
             if next_look > self.now {
                 self.connections[index].next_look = Some(next_look);
                 return None;
@@ -497,7 +498,7 @@ impl Simulation {
     fn check_retired(&mut self, id: ConnectionId, live: usize) {
         let connection = self.pool.connections[id].as_ref().expect("a connection");
         assert_eq!(connection.in_flight, 0, "retired with requests");
-        let is_unused = self.now >= connection.aged_at.max(connection.used_at + IDLE_MAX);
+        let is_unused = self.now >= connection.aged_at.max(connection.since + IDLE_MAX);
         if connection.phase == Phase::Retiring {
             self.retired += 1;
             assert!(self.retired <= self.opened, "retired before its replacement was open");
