@@ -155,6 +155,7 @@ struct Simulation {
     busy_until: Instant,
     stalled_until: Instant,
     pauses: VecDeque<Instant>,
+    attempts: usize,
     opened: usize,
     retired: usize,
     ok: usize,
@@ -177,6 +178,7 @@ impl Simulation {
             busy_until: now,
             stalled_until: now,
             pauses: VecDeque::new(),
+            attempts: 0,
             opened: 0,
             retired: 0,
             ok: 0,
@@ -216,6 +218,7 @@ impl Simulation {
     }
 
     fn open(&mut self, retries: VecDeque<RequestId>) {
+        self.attempts += 1;
         let id = self.pool.connect(self.now);
         let after = |us| Duration::from_micros(us);
         let (at, arrival) = match () {
@@ -440,6 +443,8 @@ impl Simulation {
                 connection.in_flight.is_empty() || connection.pipelining == Pipelining::On,
                 "pipelined to a backend that did not say that it can"
             );
+            let phase = self.pool.connections[connection.id].as_ref().map(|it| it.phase);
+            assert!(phase == Some(Phase::Open), "taken by a connection that is retiring");
             connection.in_flight.push_back((id, number));
             connection.taken += 1;
             if let Some(number) = number {
@@ -693,4 +698,46 @@ fn opens_one_connection_beyond_the_limit_for_probes() {
         assert_eq!(it.pool.open(), 4);
     }
     it.finish();
+}
+
+/// If no connection is open and none can be opened, all waiting requests fail at once.
+#[test]
+fn fails_waiting_requests_if_the_backend_refuses() {
+    let mut it = Simulation::new(1, Backend { refuses: 100, ..Backend::default() }, 3);
+    for _ in 0..20 {
+        it.request(Priority::Normal);
+    }
+    it.wait(200);
+    assert_eq!((it.failed, it.callers.len()), (20, 0));
+    // A request that was made after the attempt waits for the next one.
+    for _ in 0..3 {
+        it.request(Priority::Normal);
+    }
+    it.backend = Backend { delay_us: 10, ..Backend::default() };
+    it.now += Duration::from_micros(1);
+    it.request(Priority::Normal);
+    it.finish();
+    assert_eq!((it.failed, it.ok), (23, 1));
+}
+
+/// While some connections are open and no more can be opened, requests wait for the open ones, and
+/// attempts are few.
+#[test]
+fn pauses_after_a_failure_if_others_are_open() {
+    let mut it = Simulation::new(1, Backend { delay_us: 20_000, ..Backend::default() }, 100);
+    for _ in 0..3 {
+        it.request(Priority::Normal);
+    }
+    it.wait(1000);
+    it.backend.refuses = 100;
+    it.attempts = 0;
+    for _ in 0..30 {
+        it.request(Priority::Normal);
+    }
+    it.wait(1000);
+    assert_eq!(it.attempts, 30);
+    it.load(200, 2_000);
+    assert!(it.attempts < 30 + 40, "{} attempts", it.attempts);
+    it.finish();
+    assert_eq!(it.failed, 0);
 }
