@@ -20,8 +20,9 @@
 //!   served before, and broke before a byte of the response arrived (RFC 9112 section 9.3.1): the
 //!   backend may have closed it as idle at that moment. Requests that break together share the new
 //!   connection.
-//! - If no connection can be opened and none is open, the waiting requests fail with that error.
-//!   If some are open, the requests wait for them.
+//! - If no connection is open, a failure to open one fails one waiting request while others are
+//!   being opened, and all otherwise. If some are open, the requests wait for them, and connections
+//!   are opened one at a time, with pauses, until one succeeds.
 //! - A probe goes to the front of the queue and may open a connection beyond the limit.
 
 use std::collections::VecDeque;
@@ -280,18 +281,24 @@ impl Pool {
         state
     }
 
-    fn next_request(&mut self) -> Option<RequestId> {
+    /// The first request of the queue, when it was made, and its priority.
+    fn front(&mut self) -> Option<(RequestId, Instant, Priority)> {
         loop {
-            let id = self.queue.pop_front()?;
-            if let Some(slot) = self.slot(id)
-                && matches!(slot.state, State::Queued { .. })
-            {
-                slot.state = State::Sent { is_retry: false };
-                self.stats.waiting -= 1;
-                return Some(id);
+            let id = *self.queue.front()?;
+            match self.slot(id).map(|slot| &slot.state) {
+                Some(State::Queued { made, priority }) => return Some((id, *made, *priority)),
+                _ => self.cancelled = self.cancelled.saturating_sub(1),
             }
-            self.cancelled = self.cancelled.saturating_sub(1);
+            self.queue.pop_front();
         }
+    }
+
+    fn next_request(&mut self) -> Option<RequestId> {
+        let (id, ..) = self.front()?;
+        self.queue.pop_front();
+        self.stats.waiting -= 1;
+        self.slot(id)?.state = State::Sent { is_retry: false };
+        Some(id)
     }
 }
 
@@ -329,7 +336,8 @@ impl Pool {
         }
         let is_replaced = std::mem::take(&mut self.wants_replacement);
         let may_exceed = connecting == 0 && self.open() <= self.connections_max;
-        let exceeds = may_exceed && (is_replaced || wanted > 0 && self.is_probe_next());
+        let is_probe = wanted > 0 && matches!(self.front(), Some((.., Priority::Probe)));
+        let exceeds = may_exceed && (is_replaced || is_probe);
         wanted.min(left).max(usize::from(exceeds))
     }
 
@@ -377,9 +385,9 @@ impl Pool {
         connection.since = now;
     }
 
-    /// A connection could not be opened. The requests that wait since before it was tried fail
-    /// with it, unless another connection will take them: then the next one may be opened after a
-    /// pause, and its end is returned.
+    /// A connection could not be opened. If others are open, requests wait for these, and the next
+    /// one may be opened after a pause, whose end is returned. If others are being opened, one
+    /// request fails, otherwise all that wait since before this one was tried.
     pub(super) fn open_failed(
         &mut self,
         tried_at: Instant,
@@ -392,13 +400,16 @@ impl Pool {
             return self.paused_until;
         }
         self.paused_until = None;
-        for id in std::mem::take(&mut self.queue) {
-            match self.slot(id).map(|slot| &slot.state) {
-                Some(State::Queued { made, .. }) if *made > tried_at => self.queue.push_back(id),
-                _ => self.finish(id, Err(error)),
+        let is_last = self.stats.connecting == 0;
+        while let Some((id, made, _)) = self.front()
+            && made <= tried_at
+        {
+            self.queue.pop_front();
+            self.finish(id, Err(error));
+            if !is_last {
+                break;
             }
         }
-        self.cancelled = 0;
         None
     }
 
@@ -506,12 +517,6 @@ impl Pool {
     /// Requests and connections by state.
     pub(super) fn stats(&self) -> Stats {
         self.stats
-    }
-
-    fn is_probe_next(&mut self) -> bool {
-        let next = self.queue.front().copied().and_then(|id| self.slot(id));
-        let probe = |it: &State| matches!(it, State::Queued { priority: Priority::Probe, .. });
-        next.is_some_and(|slot| probe(&slot.state))
     }
 
     /// The connections that count to the limit.
