@@ -153,13 +153,9 @@ impl Connection {
             if let Poll::Ready(Err(_)) = self.poll_send() {
                 return Poll::Ready(Err(ResponseError::Incomplete.into()));
             }
-            let now = rt::now();
-            let next_look = shared.pool.borrow_mut().rest(id, cx.waker(), timeout, now);
+            let next_look = shared.pool.borrow_mut().rest(id, cx.waker(), timeout, rt::now())?;
             let Some(next_look) = next_look else { return Poll::Ready(Ok(End::Retired)) };
             shared.dispatch();
-            if shared.pool.borrow().is_timed_out(id, timeout, now) {
-                return Poll::Ready(Err(Error::Timeout));
-            }
             ready!(rt::poll_deadline(next_look));
         }
     }

@@ -20,8 +20,9 @@
 //!   served before, and broke before a byte of the response arrived (RFC 9112 section 9.3.1): the
 //!   backend may have closed it as idle at that moment. Requests that break together share the new
 //!   connection.
-//! - If no connection can be opened and none is open, the waiting requests fail with that error.
-//!   If some are open, the requests wait for them.
+//! - If no connection is open, a failure to open one fails one waiting request while others are
+//!   being opened, and all otherwise. If some are open, the requests wait for them, and connections
+//!   are opened one at a time, with pauses, until one succeeds.
 //! - A probe goes to the front of the queue and may open a connection beyond the limit.
 
 use std::collections::VecDeque;
@@ -142,10 +143,9 @@ struct PooledConnection {
     phase: Phase,
     pipelining: Pipelining,
     in_flight: usize,
-    /// Since when the backend has owed the next response.
-    owed_since: Instant,
+    /// Since when the backend has owed the next response, or the connection has been idle.
+    since: Instant,
     aged_at: Instant,
-    used_at: Instant,
     /// Requests that it was woken for.
     expected: usize,
     waker: Option<Waker>,
@@ -163,7 +163,7 @@ enum Phase {
 
 impl PooledConnection {
     fn is_stalled(&self, now: Instant) -> bool {
-        self.in_flight > 0 && now >= self.owed_since + STALL
+        self.in_flight > 0 && now >= self.since + STALL
     }
 
     /// How many more requests it takes.
@@ -281,18 +281,24 @@ impl Pool {
         state
     }
 
-    fn next_request(&mut self) -> Option<RequestId> {
+    /// The first request of the queue, when it was made, and its priority.
+    fn front(&mut self) -> Option<(RequestId, Instant, Priority)> {
         loop {
-            let id = self.queue.pop_front()?;
-            if let Some(slot) = self.slot(id)
-                && matches!(slot.state, State::Queued { .. })
-            {
-                slot.state = State::Sent { is_retry: false };
-                self.stats.waiting -= 1;
-                return Some(id);
+            let id = *self.queue.front()?;
+            match self.slot(id).map(|slot| &slot.state) {
+                Some(State::Queued { made, priority }) => return Some((id, *made, *priority)),
+                _ => self.cancelled = self.cancelled.saturating_sub(1),
             }
-            self.cancelled = self.cancelled.saturating_sub(1);
+            self.queue.pop_front();
         }
+    }
+
+    fn next_request(&mut self) -> Option<RequestId> {
+        let (id, ..) = self.front()?;
+        self.queue.pop_front();
+        self.stats.waiting -= 1;
+        self.slot(id)?.state = State::Sent { is_retry: false };
+        Some(id)
     }
 }
 
@@ -330,7 +336,8 @@ impl Pool {
         }
         let is_replaced = std::mem::take(&mut self.wants_replacement);
         let may_exceed = connecting == 0 && self.open() <= self.connections_max;
-        let exceeds = may_exceed && (is_replaced || wanted > 0 && self.is_probe_next());
+        let is_probe = wanted > 0 && matches!(self.front(), Some((.., Priority::Probe)));
+        let exceeds = may_exceed && (is_replaced || is_probe);
         wanted.min(left).max(usize::from(exceeds))
     }
 
@@ -341,9 +348,8 @@ impl Pool {
             phase: Phase::Connecting,
             pipelining: Pipelining::Unknown,
             in_flight: 0,
-            owed_since: now,
+            since: now,
             aged_at: now,
-            used_at: now,
             expected: 0,
             waker: None,
         };
@@ -376,12 +382,12 @@ impl Pool {
         connection.phase = Phase::Open;
         connection.aged_at =
             now + AGE_MIN + Duration::from_secs(u64::from(self.opened % AGE_SPREAD_S));
-        connection.used_at = now;
+        connection.since = now;
     }
 
-    /// A connection could not be opened. The requests that wait since before it was tried fail
-    /// with it, unless another connection will take them: then the next one may be opened after a
-    /// pause, and its end is returned.
+    /// A connection could not be opened. If others are open, requests wait for these, and the next
+    /// one may be opened after a pause, whose end is returned. If others are being opened, one
+    /// request fails, otherwise all that wait since before this one was tried.
     pub(super) fn open_failed(
         &mut self,
         tried_at: Instant,
@@ -394,13 +400,16 @@ impl Pool {
             return self.paused_until;
         }
         self.paused_until = None;
-        for id in std::mem::take(&mut self.queue) {
-            match self.slot(id).map(|slot| &slot.state) {
-                Some(State::Queued { made, .. }) if *made > tried_at => self.queue.push_back(id),
-                _ => self.finish(id, Err(error)),
+        let is_last = self.stats.connecting == 0;
+        while let Some((id, made, _)) = self.front()
+            && made <= tried_at
+        {
+            self.queue.pop_front();
+            self.finish(id, Err(error));
+            if !is_last {
+                break;
             }
         }
-        self.cancelled = 0;
         None
     }
 
@@ -419,12 +428,11 @@ impl Pool {
         let request = retries.pop_front().or_else(|| self.next_request())?;
         let connection = self.connections.get_mut(id)?.as_mut()?;
         if connection.in_flight == 0 {
-            connection.owed_since = now;
+            connection.since = now;
             self.stats.idle -= 1;
             self.stats.busy += 1;
         }
         connection.in_flight += 1;
-        connection.used_at = now;
         self.stats.in_flight += 1;
         self.wants_replacement |= connection.aged_at <= now;
         Some(request)
@@ -452,38 +460,39 @@ impl Pool {
                 _ => self.pipelined.retain(|pipelined| *pipelined != id),
             }
         }
-        now.saturating_duration_since(std::mem::replace(&mut connection.owed_since, now))
+        now.saturating_duration_since(std::mem::replace(&mut connection.since, now))
     }
 
-    /// A connection has nothing to do now; `waker` wakes it. Returns when it must look again, or
-    /// `None` if it should close.
+    /// A connection has nothing to do now; `waker` wakes it. Returns when it must look again, `None`
+    /// if it should close, or `Timeout` if the backend has owed a response for `timeout`.
     pub(super) fn rest(
         &mut self,
         id: ConnectionId,
         waker: &Waker,
         timeout: Duration,
         now: Instant,
-    ) -> Option<Instant> {
+    ) -> Result<Option<Instant>, Error> {
         let is_surplus = self.pipelined.len() > PIPELINED_CONNECTIONS
             && self.count_pipelined(now).0 > PIPELINED_CONNECTIONS;
-        let connection = self.connections[id].as_mut()?;
+        let Some(connection) = &mut self.connections[id] else { return Ok(None) };
         if !connection.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             connection.waker = Some(waker.clone());
         }
-        if connection.in_flight > 0 {
-            let is_stalled = connection.is_stalled(now) || self.stats.waiting == 0;
-            return Some(connection.owed_since + if is_stalled { timeout } else { STALL });
-        }
         let is_pipelined = connection.pipelining == Pipelining::On;
-        let unused_at = connection.aged_at.max(connection.used_at + IDLE_MAX);
+        if connection.in_flight > 0 {
+            let limit = if is_pipelined && !connection.is_stalled(now) { STALL } else { timeout };
+            let next_look = connection.since + limit.min(timeout);
+            return if next_look > now { Ok(Some(next_look)) } else { Err(Error::Timeout) };
+        }
+        let unused_at = connection.aged_at.max(connection.since + IDLE_MAX);
         if connection.phase == Phase::Retiring || now >= unused_at || is_pipelined && is_surplus {
-            return None;
+            return Ok(None);
         }
         if connection.phase == Phase::Open && !is_pipelined && connection.expected == 0 {
             connection.phase = Phase::Idle;
             self.idle.push(id);
         }
-        Some(unused_at)
+        Ok(Some(unused_at))
     }
 
     /// Removes a connection. One that is closing counts to no limit.
@@ -500,12 +509,6 @@ impl Pool {
         self.pipelined.retain(|pipelined| *pipelined != id);
     }
 
-    /// Returns true if the backend has owed a response for `timeout`.
-    pub(super) fn is_timed_out(&self, id: ConnectionId, timeout: Duration, now: Instant) -> bool {
-        let connection = self.connections[id].as_ref();
-        connection.is_some_and(|it| it.in_flight > 0 && now >= it.owed_since + timeout)
-    }
-
     /// When the last response arrived.
     pub(super) fn last_response(&self) -> Option<Instant> {
         self.last_response
@@ -514,12 +517,6 @@ impl Pool {
     /// Requests and connections by state.
     pub(super) fn stats(&self) -> Stats {
         self.stats
-    }
-
-    fn is_probe_next(&mut self) -> bool {
-        let next = self.queue.front().copied().and_then(|id| self.slot(id));
-        let probe = |it: &State| matches!(it, State::Queued { priority: Priority::Probe, .. });
-        next.is_some_and(|slot| probe(&slot.state))
     }
 
     /// The connections that count to the limit.
