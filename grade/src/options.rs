@@ -215,7 +215,7 @@ mod tests {
             ("a --env 1=2", "--env holds \"1=2\"; it takes NAME or NAME=VALUE"),
             ("a --env NO_SUCH_ONE", "--env holds \"NO_SUCH_ONE\", and there is no such variable"),
             ("a --build-network host", "--build-network holds \"host\"; it takes none"),
-            ("a --frob", "unknown argument \"--frob\"; see lab grade --help"),
+            ("a --frob", "unknown argument \"--frob\"; see cargo lab grade --help"),
         ] {
             assert_eq!(read(line).expect_err(line), said);
         }
