@@ -123,13 +123,16 @@ mod tests {
         };
         let cases: [(&[u8], _); 5] = [
             (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", response(200, "", b"hi")),
-            (b"HTTP/1.0 404 No\r\ncontent-type: a/b; c\r\n\r\nx", response(404, "a/b; c", b"x")),
+            (b"HTTP/1.0 404 No\r\ncontent-TYPE:\ta/b; c \r\n\r\nx", response(404, "a/b; c", b"x")),
             (b"", Err(GetError::Closed)),
             (
                 b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi",
                 Err(GetError::Malformed(ResponseError::Incomplete)),
             ),
-            (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", response(200, "", b"")),
+            (
+                b"HTTP/1.0 200 OK\r\n\r\nContent-Type: a\r\n",
+                response(200, "", b"Content-Type: a\r\n"),
+            ),
         ];
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
