@@ -65,26 +65,31 @@ impl Report<'_> {
         let _ = writeln!(page, "bytes        {bytes:>12}   received");
         let opened = grouped(statistics.connections_opened);
         let _ = writeln!(page, "connections  {opened:>12}   opened");
-        page.push_str(&self.latencies());
+        page.push_str(&self.latency_table());
         page.push_str(&self.timeline());
         page
     }
 
-    fn latencies(&self) -> String {
-        let latencies = &self.statistics.latencies;
-        let (Some(mean), Some(max)) = (latencies.mean(), latencies.max()) else {
-            return String::new();
-        };
-        let percentiles = PERCENTILES
-            .into_iter()
-            .filter_map(|(hundredths, name)| Some((name, latencies.percentile(hundredths)?)));
-        let all = [("mean", mean)].into_iter().chain(percentiles).chain([("max", max)]);
+    fn latency_table(&self) -> String {
         let (mut names, mut values) = (String::new(), String::new());
-        for (name, value) in all {
+        for (name, value) in self.latencies() {
             let _ = write!(names, "{name:>10}");
             let _ = write!(values, "{:>10}", formatted(value));
         }
-        format!("\nlatency {names}\n        {values}\n")
+        match names.as_str() {
+            "" => String::new(),
+            _ => format!("\nlatency {names}\n        {values}\n"),
+        }
+    }
+
+    /// Mean, percentiles and maximum. Empty without responses.
+    fn latencies(&self) -> Vec<(&'static str, Duration)> {
+        let latencies = &self.statistics.latencies;
+        let percentiles =
+            PERCENTILES.map(|(hundredths, name)| (name, latencies.percentile(hundredths)));
+        let mean = [("mean", latencies.mean())];
+        let all = mean.into_iter().chain(percentiles).chain([("max", latencies.max())]);
+        all.filter_map(|(name, latency)| Some((name, latency?))).collect()
     }
 
     fn timeline(&self) -> String {
@@ -122,16 +127,8 @@ impl Report<'_> {
         let failures = statistics
             .failures()
             .map(|(failure, count)| format!("\"{}\": {count}", failure.name()));
-        let latencies = &statistics.latencies;
-        let percentiles = PERCENTILES
-            .into_iter()
-            .map(|(hundredths, name)| (name, latencies.percentile(hundredths)));
-        let all = [("mean", latencies.mean())]
-            .into_iter()
-            .chain(percentiles)
-            .chain([("max", latencies.max())]);
-        let latencies =
-            all.filter_map(|(name, value)| Some(format!("\"{name}\": {}", micros(value?))));
+        let latencies = self.latencies().into_iter();
+        let latencies = latencies.map(|(name, value)| format!("\"{name}\": {}", micros(value)));
         let columns = statistics.timeline.columns(COLUMN_SLOTS);
         let (gap, began) = statistics.timeline.longest_gap(*duration).unwrap_or_default();
         format!(
