@@ -14,9 +14,9 @@ use crate::words::Lang;
 
 /// The verb's part of `--help`.
 pub const USAGE: &str = "\
-usage: lab grade PATH [--format text|json|junit|markdown] [--output FILE]
-       lab grade --running PROJECT [PATH]
-       lab grade PATH PATH ... --csv FILE [--reports FOLDER]
+usage: cargo lab grade PATH [--format text|json|junit|markdown] [--output FILE]
+       cargo lab grade --running PROJECT [PATH]
+       cargo lab grade PATH PATH ... --csv FILE [--reports FOLDER]
        Marks a deployment of api-backend and api-frontend out of 20: builds and starts the
        checkout PATH with Compose, looks, crashes both, and removes what it made. --running marks
        what is up already, and neither builds nor stops it. Several make a table, and a report

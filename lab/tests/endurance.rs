@@ -369,7 +369,9 @@ fn connections_to_the_backend_are_few_at_any_load() {
         let report = load.report();
         let opened = frontend.metrics().count("backend_connections_opened_total");
         let responses = report.count("responses");
-        eprintln!("{name} backend: {responses} responses, {opened} connections to it, {most} at once");
+        eprintln!(
+            "{name} backend: {responses} responses, {opened} connections to it, {most} at once"
+        );
         assert_eq!(report.count("failed"), 0, "{name}: {}", report.text);
         assert!(most <= CONNECTIONS_MAX * WORKERS, "{name}: {most}");
         assert!(!keeps || opened <= CONNECTIONS_MAX * WORKERS * generations, "{name}: {opened}");
