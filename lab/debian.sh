@@ -1,15 +1,15 @@
-# shellcheck shell=sh disable=SC2154 # who sources it sets `work`
-# What the scripts have in common that make images of Debian's packages and pull none. Each has a
-# folder for downloads, and removes it.
+# shellcheck shell=sh disable=SC2154 # the script that sources this file sets `work`
+# Functions of the scripts that make images of Debian's packages, without pulling an image. Each such
+# script sets `work`, a folder for downloads, and removes it.
 
 say() { echo "$(basename "$0"): $*" >&2; }
 die() { say "$@"; exit 1; }
 
-command -v docker >/dev/null || die "there is no docker here: apt-get install docker.io"
-docker version >/dev/null 2>&1 || die "the Docker engine does not answer: is it running, and are you in its group?"
+command -v docker >/dev/null || die "docker is not installed: apt-get install docker.io"
+docker version >/dev/null 2>&1 || die "the Docker engine does not respond: is it running, and are you in the group docker?"
 
-# apt, with lists, cache and status of its own: nothing is known to be installed, so that all that
-# is needed comes; the system's are neither read nor changed, and root is not needed.
+# apt with lists, cache and status of its own: no package counts as installed, so that every package
+# that is needed is downloaded. The system's are neither read nor changed, and root is not needed.
 apt() {
     tool=$1
     shift
@@ -21,14 +21,26 @@ apt() {
 }
 
 lists() {
-    command -v apt-get >/dev/null || die "there is no apt-get here: this needs Debian's packages"
+    command -v apt-get >/dev/null || die "apt-get is not installed: this script needs Debian's packages"
     mkdir -p "$work/lists/partial" "$work/archives/partial"
     : >"$work/status"
+    say "downloading the lists of packages"
     apt get update || true
     [ -n "$(find "$work/lists" -name '*Packages*')" ] || die "no network: $(sed -n 's/^[EW]: //p' "$work/log" | head -n 1)"
 }
 
-# Downloads packages to `work`/archives: alone (VERB download), or with all they need (install).
+# Prints the lines of stdin that PATTERN, of sed, selects: all of them, or on a terminal each over the
+# last. TITLE comes before each.
+progress() {
+    title=$1 pattern=$2
+    sed -u -n "$pattern" | while read -r line; do
+        if [ -t 2 ]; then printf '\r\033[K%s' "$(basename "$0"): $title $line" >&2; else say "$title $line"; fi
+    done
+    [ ! -t 2 ] || printf '\r\033[K' >&2
+}
+
+# Downloads packages to `work`/archives: these alone (VERB download), or with their dependencies
+# (install).
 fetch() {
     verb=$1
     shift
@@ -36,8 +48,11 @@ fetch() {
         [ -n "$(apt cache show "$package")" ] ||
             die "apt-get knows no package $package: it is in Debian 12, main and security"
     done
-    (cd "$work/archives" && apt get "$verb" "$@" >/dev/null) ||
-        die "a download failed: $(sed -n 's/^E: //p' "$work/log" | tail -n 1)"
+    # A pipe hides the exit code.
+    {
+        (cd "$work/archives" && apt get --quiet=1 "$verb" "$@") || : >"$work/failed"
+    } | progress "downloading" 's/^Get:[^ ]* .* \([^ ]*\) \([^ ]*\) \([^ ]*\) \[\(.*\)\]$/\1 (\4)/p'
+    [ ! -e "$work/failed" ] || die "a download failed: $(sed -n 's/^E: //p' "$work/log" | tail -n 1)"
 }
 
 # Unpacks PACKAGE into FOLDER, or only these PATHS of it.
@@ -48,8 +63,8 @@ unpack() {
         --exclude './usr/share/*' --wildcards "$@"
 }
 
-# Makes FOLDER a root that holds all that was fetched.
-lay() {
+# Makes FOLDER a root file system of all downloaded packages.
+unpack_all() {
     mkdir -p "$1/usr/bin" "$1/usr/lib" "$1/usr/lib64" "$1/usr/sbin" "$1/root"
     mkdir -m 1777 "$1/tmp"
     for folder in bin lib lib64 sbin; do ln -s "usr/$folder" "$1/$folder"; done
@@ -57,8 +72,8 @@ lay() {
     rm "$work"/archives/*.deb
 }
 
-# Gives the root FOLDER a shell and its tools: what busybox has and nobody brought.
-equip() {
+# Links busybox's tools into the root file system FOLDER, where no package has brought them.
+add_tools() {
     for applet in $("$1/bin/busybox" --list); do
         [ -e "$1/usr/bin/$applet" ] || ln -s busybox "$1/usr/bin/$applet"
     done

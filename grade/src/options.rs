@@ -14,9 +14,9 @@ use crate::words::Lang;
 
 /// The verb's part of `--help`.
 pub const USAGE: &str = "\
-usage: lab grade PATH [--format text|json|junit|markdown] [--output FILE]
-       lab grade --running PROJECT [PATH]
-       lab grade PATH PATH ... --csv FILE [--reports FOLDER]
+usage: cargo lab grade PATH [--format text|json|junit|markdown] [--output FILE]
+       cargo lab grade --running PROJECT [PATH]
+       cargo lab grade PATH PATH ... --csv FILE [--reports FOLDER]
        Marks a deployment of api-backend and api-frontend out of 20: builds and starts the
        checkout PATH with Compose, looks, crashes both, and removes what it made. --running marks
        what is up already, and neither builds nor stops it. Several make a table, and a report
@@ -215,7 +215,7 @@ mod tests {
             ("a --env 1=2", "--env holds \"1=2\"; it takes NAME or NAME=VALUE"),
             ("a --env NO_SUCH_ONE", "--env holds \"NO_SUCH_ONE\", and there is no such variable"),
             ("a --build-network host", "--build-network holds \"host\"; it takes none"),
-            ("a --frob", "unknown argument \"--frob\"; see lab grade --help"),
+            ("a --frob", "unknown argument \"--frob\"; see cargo lab grade --help"),
         ] {
             assert_eq!(read(line).expect_err(line), said);
         }

@@ -1,15 +1,15 @@
 //! Requests to a deployment over HTTP as `curl` sends them, and comparing its responses.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::client;
-use common::http::Limits;
-use common::http::client::ClientConn;
 use common::http::client::ResponseError;
-use common::rt::{self, AsyncFd, Direction};
+use common::http::{KeepAlive, Limits};
+use common::rt;
+use tools::http::{Connection, GetError};
 use tools::json::Value;
+
+pub(crate) use tools::http::Response;
 
 use crate::deployment::Role;
 use crate::words::{Words, words};
@@ -36,14 +36,6 @@ pub(crate) enum Probed {
     Response(Response),
 }
 
-/// A whole response.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Response {
-    pub(crate) status: u16,
-    pub(crate) content_type: String,
-    pub(crate) body: Vec<u8>,
-}
-
 /// The JSON that the exercise wants of a service.
 pub(crate) fn wanted(role: Role) -> &'static str {
     match role {
@@ -55,70 +47,18 @@ pub(crate) fn wanted(role: Role) -> &'static str {
 /// Requests a path; without an address, nothing accepts the connection.
 pub(crate) async fn get(address: Option<SocketAddr>, path: &str) -> Probed {
     let Some(address) = address else { return Probed::Refused };
-    let requested = async {
-        let deadline = rt::now() + TIMEOUT;
-        match client::connect(&[address], deadline, |_| {}).await {
-            Ok((socket, _)) => request(&socket, address, path).await,
-            Err(_) => Probed::Refused,
+    let deadline = rt::now() + TIMEOUT;
+    let probed = async {
+        let Ok(mut connection) = Connection::open(address, deadline, LIMITS).await else {
+            return Probed::Refused;
+        };
+        match connection.get(path, KeepAlive::Close).await {
+            Ok(response) => Probed::Response(response),
+            Err(GetError::Closed) => Probed::Closed,
+            Err(GetError::Malformed(error)) => Probed::Malformed(error),
         }
     };
-    rt::timeout_at(rt::now() + TIMEOUT, requested).await.unwrap_or(Probed::TimedOut)
-}
-
-async fn request(socket: &AsyncFd<TcpStream>, address: SocketAddr, path: &str) -> Probed {
-    let mut call = ClientConn::new(LIMITS);
-    let head = format!(
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: grade\r\nConnection: close\r\n\r\n"
-    );
-    call.request(head.as_bytes());
-    let mut received = Vec::new();
-    loop {
-        match call.response() {
-            Ok(None) => {}
-            Ok(Some(message)) => {
-                let (status, body) = (message.status, message.body.to_vec());
-                return Probed::Response(Response {
-                    status,
-                    content_type: content_type(&received),
-                    body,
-                });
-            }
-            Err(_) if received.is_empty() => return Probed::Closed,
-            Err(refusal) => return Probed::Malformed(refusal),
-        }
-        match exchange(socket, &mut call, &mut received).await {
-            Ok(1..) => {}
-            // A reset and an orderly end come to the same.
-            Ok(0) | Err(_) => call.close(),
-        }
-    }
-}
-
-/// Sends what is to be sent, then receives a piece; how many bytes it has.
-async fn exchange(
-    socket: &AsyncFd<TcpStream>,
-    call: &mut ClientConn,
-    received: &mut Vec<u8>,
-) -> io::Result<usize> {
-    while !call.outgoing().is_empty() {
-        let outgoing = call.outgoing();
-        let sent = socket.io(Direction::Out, |mut socket| socket.write(outgoing)).await?;
-        call.sent(sent);
-    }
-    let mut bytes = vec![0; 4096];
-    let count = socket.io(Direction::In, |mut socket| socket.read(&mut bytes)).await?;
-    call.receive(&bytes[..count]);
-    received.extend_from_slice(&bytes[..count]);
-    Ok(count)
-}
-
-/// The `Content-Type` of a response that was parsed.
-fn content_type(answer: &[u8]) -> String {
-    let text = String::from_utf8_lossy(answer);
-    let head = text.split("\r\n\r\n").next().unwrap_or_default();
-    let mut fields = head.lines().filter_map(|line| line.split_once(':'));
-    let found = fields.find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
-    found.map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+    rt::timeout_at(deadline, probed).await.unwrap_or(Probed::TimedOut)
 }
 
 impl Probed {
@@ -318,17 +258,6 @@ mod tests {
         assert!(holds(BACKEND.as_bytes(), BACKEND.as_bytes()));
         assert!(!holds(BACKEND.as_bytes(), FRONTEND.as_bytes()));
         assert!(!holds(b"<html>", BACKEND.as_bytes()));
-    }
-
-    #[test]
-    fn the_content_type_is_taken_from_the_head_alone() {
-        for (head, expected) in [
-            ("HTTP/1.0 200 OK\r\ncontent-TYPE:\ttext/plain \r\n\r\n", "text/plain"),
-            ("HTTP/1.0 200 OK\r\n\r\nContent-Type: a/b\r\n", ""),
-            ("HTTP/1.0 200 OK\r\nX: y\r\nContent-Type: a/b\r\n\r\n", "a/b"),
-        ] {
-            assert_eq!(content_type(head.as_bytes()), expected);
-        }
     }
 
     #[test]

@@ -1,287 +1,204 @@
-//! `lab bench`: measures both services beside other servers in the same roles, on this machine, in
-//! one run. All are loaded by `lab load`, in turn, so that a machine that is busy with other things
-//! is so for all of them; what is shown are medians of the rounds.
+//! `lab bench`: measures both services, and other servers in the same roles, on this machine. The
+//! servers take turns under the load of `lab load`, so that a machine that is busy with other work
+//! is busy for all of them. The table shows medians of the rounds.
 
-mod contestant;
+mod peer;
 mod table;
 
-use std::fs;
 use std::io::{self, Write};
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::Ipv4Addr;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::{Arc, OnceLock};
-use std::thread;
 
-use common::rt::{self, Shutdown, Signals};
-use common::sys::{self, SIGINT, SIGTERM};
+use common::rt::{self, Shutdown};
+use common::sys;
 use tools::arguments::Arguments;
 use tools::json::Value;
 use tools::process::free_port;
-use tools::verb::{Failure, interrupted};
+use tools::verb::Failure;
 
-use contestant::{Contestant, Plan, Setup, Workplace};
-use table::{Column, Panel};
+use crate::programs;
+use peer::{Cores, Peer, Role, Running, Server};
+use table::{Measure, Panel};
 
 pub(crate) const USAGE: &str = "\
-usage: lab bench [--rounds N] [--seconds N] [--rate N] [--peer NAME=COMMAND]... [--json] [--svg FILE]
-       Measures api-backend and api-frontend beside nginx and haproxy, where those are installed,
-       and any other server: CPU time for each request under several loads, latency at a fixed
-       rate, memory with idle connections, and the time from exec to the first answer. One worker
-       on the first core; the load, and the backend behind a frontend, on the last one. The log is
-       off. Some minutes; exit code 1 if a server failed a request.
-         --rounds N   rounds, of which the medians are shown (5)
-         --seconds N  of each load in each round, and of the one for latencies three times as many (1)
-         --rate N     requests a second for the latencies (2000)
-         --peer NAME=COMMAND
-                      another server, by a shell command that finds PORT (to listen on at
-                      127.0.0.1), ROLE (backend or frontend), API_BACKEND_URL and API_BACKEND_PORT
-                      in its environment; it is left out of a role whose JSON it does not give
-         --json       the figures as one JSON object
-         --svg FILE   a picture of the CPU times
+usage: cargo lab bench [--rounds N] [--json]
+       Measures api-backend and api-frontend, and nginx and haproxy in the same roles where they
+       are installed: CPU time under several loads, latency at 2,000 requests a second, memory with
+       idle connections, and the time from exec to the first response. Each server has one worker
+       on the first core. The load generator, and the backend of a frontend, run on the last core.
+       The log is off. Takes five minutes. Exit code 1 if a request failed.
+         --rounds N  rounds; the table shows their medians (5)
+         --json      the figures of all rounds as one JSON object
 ";
 
-/// One server's part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// It answers the backend's JSON by itself.
-    Backend,
-    /// It asks a backend for each request.
-    Frontend,
-}
-
-impl Role {
-    fn name(self) -> &'static str {
-        match self {
-            Role::Backend => "backend",
-            Role::Frontend => "frontend",
-        }
-    }
-}
-
-/// The loads under which CPU time is measured.
+/// The loads under which CPU time is measured, with the options of `lab load`.
 const LOADS: [(&str, &[&str]); 5] = [
-    ("64 conns.", &["--connections", "64"]),
-    ("256 conns.", &["--connections", "256"]),
-    ("1,024 conns.", &["--connections", "1024"]),
-    ("16 deep", &["--connections", "64", "--pipeline", "16"]),
-    ("new conns.", &["--connections", "32", "--close"]),
+    ("64 connections", &["--connections", "64"]),
+    ("256 connections", &["--connections", "256"]),
+    ("1,024 connections", &["--connections", "1024"]),
+    ("16 pipelined on each of 64", &["--connections", "64", "--pipeline", "16"]),
+    ("a new connection for each", &["--connections", "32", "--close"]),
 ];
-const LATENCIES: [&str; 3] = ["p50", "p99", "p99.9"];
-/// Idle connections with which memory is measured.
-const IDLE: [(&str, usize); 3] = [("idle", 0), ("1,000 idle", 1_000), ("5,000 idle", 5_000)];
-/// Starts in each round, which take a few milliseconds each.
+const LOAD_SECONDS: u64 = 1;
+/// Latency is measured for longer: the rarest percentile must be that of several requests.
+const LATENCY_SECONDS: u64 = 3;
+const LATENCY_LOAD: [&str; 4] = ["--connections", "64", "--rate", "2000"];
+const PERCENTILES: [&str; 3] = ["p50", "p99", "p99.9"];
+const IDLE_CONNECTIONS: [(&str, usize); 2] = [("idle", 0), ("5,000 idle connections", 5_000)];
+/// Starts in each round. Each takes a few milliseconds.
 const STARTS: usize = 5;
 
-/// The verb.
-pub(crate) fn run(words: &[String]) -> Result<ExitCode, Failure> {
-    let order = Order::read(words)?;
-    Ok(bench(&order)?)
+/// Runs the verb.
+pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, Failure> {
+    let options = Options::read(arguments)?;
+    programs::build()?;
+    sys::raise_descriptor_limit()?;
+    let panels = rt::run(&Shutdown::default(), async {
+        let cores = Cores::find()?;
+        let backend = measure(&options, Role::Backend, cores).await?;
+        Ok::<_, io::Error>([backend, measure(&options, Role::Frontend, cores).await?])
+    })??;
+    let page = if options.is_json { table::json(&panels) } else { table::text(&panels) };
+    io::stdout().write_all(page.as_bytes())?;
+    let has_failed = panels.iter().any(|panel| panel.failed > 0.0);
+    Ok(if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-#[derive(Debug)]
-struct Order {
+struct Options {
     rounds: usize,
-    seconds: u64,
-    rate: u64,
-    peers: Vec<(String, String)>,
-    json: bool,
-    svg: Option<PathBuf>,
+    is_json: bool,
 }
 
-impl Order {
-    fn read(words: &[String]) -> Result<Order, String> {
-        let mut order =
-            Order { rounds: 5, seconds: 1, rate: 2000, peers: Vec::new(), json: false, svg: None };
-        let mut arguments = Arguments::new(words);
+impl Options {
+    fn read(arguments: &[String]) -> Result<Options, String> {
+        let mut options = Options { rounds: 5, is_json: false };
+        let mut arguments = Arguments::new(arguments);
         while let Some(word) = arguments.next_word()? {
             match word {
-                "--rounds" => order.rounds = arguments.number(1, 100)? as usize,
-                "--seconds" => order.seconds = arguments.number(1, 60)?,
-                "--rate" => order.rate = arguments.number(1, 1_000_000)?,
-                "--peer" => {
-                    let value = arguments.value("NAME=COMMAND")?;
-                    let (name, command) = value
-                        .split_once('=')
-                        .filter(|(name, command)| !name.is_empty() && !command.is_empty())
-                        .ok_or_else(|| format!("--peer holds {value:?}; it takes NAME=COMMAND"))?;
-                    order.peers.push((name.to_owned(), command.to_owned()));
-                }
-                "--json" => order.json = true,
-                "--svg" => order.svg = Some(arguments.value("a file")?.into()),
+                "--rounds" => options.rounds = arguments.number(1, 100)? as usize,
+                "--json" => options.is_json = true,
                 _ => return Err(arguments.unknown("bench")),
             }
         }
-        Ok(order)
+        Ok(options)
     }
 }
 
-fn bench(order: &Order) -> io::Result<ExitCode> {
-    crate::up::build()?;
-    sys::raise_descriptor_limit()?;
-    // Before any thread starts: they inherit what is blocked.
-    let signals = sys::signals(&[SIGINT, SIGTERM])?;
-    let signalled = Arc::<OnceLock<i32>>::default();
-    let workplace = Workplace::new(Arc::clone(&signalled))?;
-    thread::spawn(move || {
-        let next = async { Signals::new(signals).next().await };
-        if let Ok(Ok(signal)) = rt::run(&Shutdown::default(), next) {
-            let _ = signalled.set(signal);
-        }
-    });
-    let roles = [Role::Backend, Role::Frontend].into_iter();
-    let panels: io::Result<Vec<_>> = roles.map(|role| measure(order, role, &workplace)).collect();
-    if let Some(&signal) = workplace.signal.get() {
-        return Ok(interrupted(signal).into());
-    }
-    let panels = panels?;
-    let page = if order.json { table::json(&panels) } else { table::text(&panels) };
-    io::stdout().write_all(page.as_bytes())?;
-    if let Some(path) = &order.svg {
-        fs::write(path, table::svg(&panels))
-            .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
-    }
-    let failed = panels.iter().any(|panel| panel.failed > 0.0);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// All figures of one role.
-fn measure(order: &Order, role: Role, workplace: &Workplace) -> io::Result<Panel> {
-    let behind = match role {
-        Role::Backend => None,
-        Role::Frontend => Some(Contestant::start(
-            &Plan::own("api-backend")?,
-            &Setup { role: Role::Backend, port: free_port()?, backend_port: 0 },
-            workplace,
-            Some(workplace.load_core),
-        )?),
+/// The measures, in the order of the figures that `measure_once` returns.
+fn measures() -> Vec<Measure> {
+    let group = |group, decimals, names: &[&'static str]| {
+        names.iter().map(|&name| Measure { group, name, decimals }).collect()
     };
-    let backend_port = behind.as_ref().map_or(0, |backend| backend.address.port());
-    let mut plans = vec![Plan::own(match role {
-        Role::Backend => "api-backend",
-        Role::Frontend => "api-frontend",
-    })?];
-    plans.extend(Plan::installed());
-    plans.extend(order.peers.iter().map(|(name, command)| Plan::peer(name, command)));
-
-    let mut columns: Vec<Column> =
-        table::columns(&LOADS.map(|(name, _)| name), &LATENCIES, &IDLE.map(|(name, _)| name));
-    let mut entries = Vec::new();
-    for plan in plans {
-        let setup = Setup { role, port: free_port()?, backend_port };
-        match Contestant::start(&plan, &setup, workplace, Some(workplace.server_core)) {
-            Ok(contestant) if contestant.gives(role)? => entries.push((plan, setup)),
-            Ok(_) => eprintln!(
-                "lab: {} is left out: it does not give the {}'s JSON",
-                plan.name,
-                role.name()
-            ),
-            Err(error) => eprintln!("lab: {} is left out: {error}", plan.name),
-        }
-    }
-    for column in &mut columns {
-        column.figures = vec![Vec::new(); entries.len()];
-    }
-    let mut failed = 0.0;
-    for round in 0..order.rounds {
-        for turn in 0..entries.len() {
-            let which = (round + turn) % entries.len();
-            let (plan, setup) = &entries[which];
-            let (role, name, rounds) = (role.name(), &plan.name, order.rounds);
-            eprintln!("lab: {role}, round {} of {rounds}: {name}", round + 1);
-            let round = measure_once(order, plan, setup, workplace)?;
-            failed += round.failed;
-            for (id, figure) in round.figures {
-                let column = columns.iter_mut().find(|column| column.id == id);
-                column.expect("every figure has its column").figures[which].push(figure);
-            }
-        }
-    }
-    let names = entries.into_iter().map(|(plan, _)| plan.name).collect();
-    Ok(Panel { role: role.name(), rate: order.rate, names, columns, failed })
+    let groups: [Vec<Measure>; 4] = [
+        group("CPU seconds for 100,000 requests", 3, &LOADS.map(|(name, _)| name)),
+        group("latency at 2,000 requests a second, ms", 3, &PERCENTILES),
+        group("memory, MB", 1, &IDLE_CONNECTIONS.map(|(name, _)| name)),
+        group("start, ms", 1, &["exec to first response"]),
+    ];
+    groups.concat()
 }
 
-/// What one round came to for one server.
+/// Measures all servers in one role.
+async fn measure(options: &Options, role: Role, cores: Cores) -> io::Result<Panel> {
+    let backend_port = free_port()?;
+    let _backend = match role {
+        Role::Backend => None,
+        Role::Frontend => {
+            let server = Server { role: Role::Backend, port: backend_port, backend_port };
+            let backend = Peer::own(Role::Backend)?;
+            Some(Running::start(&backend, server, Some(cores.load)).await?)
+        }
+    };
+    let peers = Peer::all(role)?;
+    let mut figures = vec![Vec::new(); peers.len()];
+    let mut failed = 0.0;
+    for round in 0..options.rounds {
+        for turn in 0..peers.len() {
+            // Another peer goes first in each round.
+            let index = (round + turn) % peers.len();
+            let (peer, rounds) = (&peers[index], options.rounds);
+            eprintln!("lab: {}, round {} of {rounds}: {}", role.name(), round + 1, peer.name);
+            let result = measure_once(peer, role, backend_port, cores).await?;
+            figures[index].push(result.figures);
+            failed += result.failed;
+        }
+    }
+    let names = peers.iter().map(|peer| peer.name).collect();
+    Ok(Panel { role: role.name(), measures: measures(), names, figures, failed })
+}
+
+/// One round of one server.
 struct Round {
-    figures: Vec<(table::Id, f64)>,
-    /// Requests.
+    /// A figure for each of `measures`.
+    figures: Vec<f64>,
     failed: f64,
 }
 
-fn measure_once(
-    order: &Order,
-    plan: &Plan,
-    setup: &Setup,
-    workplace: &Workplace,
+async fn measure_once(
+    peer: &Peer,
+    role: Role,
+    backend_port: u16,
+    cores: Cores,
 ) -> io::Result<Round> {
-    let (mut figures, mut failed) = (Vec::new(), 0.0);
-    // On any core, as whoever waits for the first answer needs one too; and on a port of its own,
-    // as the kernel looks through all connections that a port has had lately.
+    // Starts use any core, because the client that waits for the response needs one as well; and a
+    // new port each, because the kernel searches the closed connections of a port.
+    let mut start_times_ms = Vec::new();
     for _ in 0..STARTS {
-        let setup = Setup { port: free_port()?, ..*setup };
-        let started = Contestant::start(plan, &setup, workplace, None)?;
-        figures.push((Column::START, started.took.as_secs_f64() * 1e3));
+        let server = Server { role, port: free_port()?, backend_port };
+        let started = Running::start(peer, server, None).await?;
+        start_times_ms.push(started.start_time.as_secs_f64() * 1e3);
     }
-    let server = Contestant::start(plan, setup, workplace, Some(workplace.server_core))?;
-    figures.push((Column::FILE, server.program_bytes()? as f64 / 1e6));
-    for (number, (_, idle)) in IDLE.into_iter().enumerate() {
-        let _held = server.idle_connections(idle)?;
-        figures.push((Column::memory(number), server.resident_bytes()? as f64 / 1e6));
+    let server = Server { role, port: free_port()?, backend_port };
+    let running = Running::start(peer, server, Some(cores.server)).await?;
+    let mut memory_mb = Vec::new();
+    for (_, count) in IDLE_CONNECTIONS {
+        let _idle = running.connect(count).await?;
+        memory_mb.push(running.resident_bytes()? as f64 / 1e6);
     }
-    for (number, (_, flags)) in LOADS.iter().enumerate() {
-        let before = server.cpu_time()?;
-        let result = load(server.address, order.seconds, flags, workplace)?;
-        let spent = server.cpu_time()?.saturating_sub(before);
-        failed += result.failed;
-        let each = spent.as_secs_f64() / result.answers;
-        figures.push((Column::cpu(number), each * 1e5));
+    let (mut cpu_seconds, mut failed) = (Vec::new(), 0.0);
+    for (_, flags) in LOADS {
+        let before = running.cpu_time()?;
+        let report = load(peer, server.port, LOAD_SECONDS, flags, cores)?;
+        let spent = running.cpu_time()?.saturating_sub(before);
+        cpu_seconds.push(spent.as_secs_f64() / report.responses * 1e5);
+        failed += report.failed;
     }
-    let rate = order.rate.to_string();
-    let flags = ["--connections", "64", "--rate", &rate];
-    // The rarest of the latencies shall still be those of several requests.
-    let result = load(server.address, 3 * order.seconds, &flags, workplace)?;
-    failed += result.failed;
-    for (number, micros) in result.latencies_us.into_iter().enumerate() {
-        figures.push((Column::latency(number), micros / 1e3));
-    }
+    let report = load(peer, server.port, LATENCY_SECONDS, &LATENCY_LOAD, cores)?;
+    failed += report.failed;
+    let latencies_ms = report.latencies_us.map(|us| us / 1e3).to_vec();
+    let start_ms = table::median(&start_times_ms);
+    let figures = [cpu_seconds, latencies_ms, memory_mb, vec![start_ms]].concat();
     Ok(Round { figures, failed })
 }
 
-/// What one load came to.
-struct Loaded {
-    answers: f64,
+/// The report of one `lab load`.
+struct LoadReport {
+    responses: f64,
     failed: f64,
-    latencies_us: [f64; LATENCIES.len()],
+    latencies_us: [f64; PERCENTILES.len()],
 }
 
 fn load(
-    server: SocketAddr,
+    peer: &Peer,
+    port: u16,
     seconds: u64,
     flags: &[&str],
-    workplace: &Workplace,
-) -> io::Result<Loaded> {
+    cores: Cores,
+) -> io::Result<LoadReport> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args([
-        "load",
-        &format!("http://{server}/"),
-        "--seconds",
-        &seconds.to_string(),
-        "--json",
-    ]);
-    tools::sys::pin(&mut command, workplace.load_core);
-    let output =
-        tools::sys::die_with_parent(command.args(flags)).stderr(Stdio::inherit()).output()?;
-    if workplace.signal.get().is_some() {
-        return Err(io::ErrorKind::Interrupted.into());
-    }
-    let broken = || io::Error::other("lab load did not say what it measured");
-    let result = Value::read(&output.stdout).map_err(|_| broken())?;
-    let number = |value: &Value<'_>, name: &str| value.get(name).and_then(Value::number);
-    let latencies = result.get("latency_us").ok_or_else(broken)?;
-    Ok(Loaded {
-        answers: number(&result, "answers").ok_or_else(broken)?,
-        failed: number(&result, "failed").ok_or_else(broken)?,
-        latencies_us: LATENCIES.map(|name| number(latencies, name).unwrap_or(f64::NAN)),
+    let url = format!("http://{}:{port}/", Ipv4Addr::LOCALHOST);
+    command.args(["load", &url, "--json", "--expect", peer.body]);
+    command.args(["--seconds", &seconds.to_string()]).args(flags);
+    tools::sys::pin(&mut command, cores.load);
+    let output = tools::sys::die_with_parent(&mut command).stderr(Stdio::inherit()).output()?;
+    let error = || io::Error::other("lab load has printed no report");
+    let report = Value::read(&output.stdout).map_err(|_| error())?;
+    let number = |path: &str| report.at(path).and_then(Value::number);
+    Ok(LoadReport {
+        responses: number("responses").ok_or_else(error)?,
+        failed: number("failed").ok_or_else(error)?,
+        latencies_us: PERCENTILES
+            .map(|name| number(&format!("latency_us/{name}")).unwrap_or(f64::NAN)),
     })
 }
 
@@ -290,21 +207,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peers_are_named_and_mistakes_told() {
+    fn options_are_read() {
         let read = |words: &[&str]| {
             let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
-            Order::read(&words)
+            Options::read(&words).map(|options| (options.rounds, options.is_json))
         };
-        let order = read(&["--peer", "a=b --c=d", "--peer=e=f", "--rounds", "2"]).unwrap();
-        let peers = [("a", "b --c=d"), ("e", "f")].map(|(a, b)| (a.to_owned(), b.to_owned()));
-        assert_eq!((order.rounds, &order.peers[..]), (2, &peers[..]));
-        for (words, line) in [
-            (&["--peer", "a"][..], "--peer holds \"a\"; it takes NAME=COMMAND"),
-            (&["--peer", "=b"], "--peer holds \"=b\"; it takes NAME=COMMAND"),
-            (&["--rounds", "0"], "--rounds holds \"0\"; it takes a whole number, 1 to 100"),
-            (&["fast"], "unknown argument \"fast\"; see lab bench --help"),
-        ] {
-            assert_eq!(read(words).err().as_deref(), Some(line));
-        }
+        assert_eq!(read(&["--rounds", "2", "--json"]), Ok((2, true)));
+        assert_eq!(read(&[]), Ok((5, false)));
+        let line = "unknown argument \"fast\"; see cargo lab bench --help";
+        assert_eq!(read(&["fast"]), Err(line.to_owned()));
     }
 }

@@ -1,62 +1,84 @@
-//! `lab`: the tools around the services. Each verb has a module or a crate; here it is found by
-//! name.
+//! `lab`: the tools around the services. Finds the module or crate of the verb and runs it.
 
 // Counts are far below 2^52, and the targets have 64 bits.
 #![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
 
-mod up;
-
 mod bench;
 mod load;
+mod up;
 
-use std::io::{self, Write};
+mod programs;
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use tools::process::explain;
 use tools::verb::{Failure, Verb};
 
 const VERBS: &[Verb] = &[
-    Verb { name: "up", usage: up::USAGE, run: up::run },
-    Verb { name: "load", usage: load::USAGE, run: load::run },
-    Verb { name: "bench", usage: bench::USAGE, run: bench::run },
-    Verb { name: "grade", usage: grade::USAGE, run: grade::run },
+    Verb { name: "up", summary: "runs both services", usage: up::USAGE, run: up::run },
+    Verb { name: "load", summary: "sends requests", usage: load::USAGE, run: load::run },
+    Verb { name: "bench", summary: "measures both services", usage: bench::USAGE, run: bench::run },
+    Verb { name: "grade", summary: "marks a checkout", usage: grade::USAGE, run: grade::run },
 ];
 
 fn main() -> ExitCode {
-    // What is not UTF-8 fits no argument, and is shown in the mistake.
+    // An argument that is not UTF-8 matches no option; the error message shows it.
     let arguments = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
     let arguments: Vec<String> = arguments.collect();
-    let Some((name, rest)) = arguments.split_first().filter(|(name, _)| !asks_for_help(name))
-    else {
-        return print(&VERBS.iter().map(|verb| verb.usage).collect::<String>());
+    let result = match arguments.split_first() {
+        None => print(&overview()),
+        Some((name, rest)) if is_help(name) => help(rest),
+        Some((name, rest)) => run(name, rest),
     };
-    let Some(verb) = VERBS.iter().find(|verb| verb.name == name) else {
-        return mistake(&format!("unknown verb {name:?}; see lab --help"));
-    };
-    if rest.iter().any(|word| asks_for_help(word)) {
-        return print(verb.usage);
-    }
-    match (verb.run)(rest) {
+    match result {
         Ok(code) => code,
-        Err(Failure::Mistake(line)) => mistake(&line),
+        Err(Failure::Mistake(line)) => {
+            eprintln!("lab: {line}");
+            ExitCode::from(2)
+        }
         Err(Failure::Error(error)) => {
-            eprintln!("lab: {error}");
+            eprintln!("lab: {}", explain(&error));
             ExitCode::FAILURE
         }
     }
 }
 
-fn asks_for_help(word: &str) -> bool {
-    matches!(word, "--help" | "-h")
+fn run(name: &str, arguments: &[String]) -> Result<ExitCode, Failure> {
+    let verb = find(name)?;
+    if arguments.iter().any(|word| matches!(word.as_str(), "--help" | "-h")) {
+        return print(verb.usage);
+    }
+    (verb.run)(arguments)
 }
 
-fn print(page: &str) -> ExitCode {
-    match io::stdout().write_all(page.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+fn help(names: &[String]) -> Result<ExitCode, Failure> {
+    match names.first() {
+        Some(name) => print(find(name)?.usage),
+        None => print(&overview()),
     }
 }
 
-fn mistake(line: &str) -> ExitCode {
-    eprintln!("lab: {line}");
-    ExitCode::from(2)
+fn find(name: &str) -> Result<&'static Verb, String> {
+    let verb = VERBS.iter().find(|verb| verb.name == name);
+    verb.ok_or_else(|| format!("unknown verb {name:?}; see cargo lab help"))
+}
+
+fn is_help(word: &str) -> bool {
+    matches!(word, "help" | "--help" | "-h")
+}
+
+fn overview() -> String {
+    let mut page = "usage: cargo lab VERB [OPTIONS]\n".to_owned();
+    for verb in VERBS {
+        let _ = writeln!(page, "         {:<7} {}", verb.name, verb.summary);
+    }
+    page.push_str("       cargo lab help VERB prints the options of a verb.\n");
+    page
+}
+
+fn print(page: &str) -> Result<ExitCode, Failure> {
+    io::stdout().write_all(page.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -110,7 +110,7 @@ fn a_mixed_load_gets_the_expected_statuses_and_leaks_nothing() {
         Resources::of(&frontend),
     );
     assert!(good > 0 && bad > 0 && late > 0, "{}", report.text);
-    assert_eq!(report.count("answers"), good + bad + crowded + late, "{}", report.text);
+    assert_eq!(report.count("responses"), good + bad + crowded + late, "{}", report.text);
     assert_eq!(report.failures_except("STATUS"), 0, "{}", report.text);
     assert_eq!(metrics.count("panics_total"), 0);
     // The connections to the backend end with it.
@@ -368,8 +368,10 @@ fn connections_to_the_backend_are_few_at_any_load() {
         }
         let report = load.report();
         let opened = frontend.metrics().count("backend_connections_opened_total");
-        let answers = report.count("answers");
-        eprintln!("{name} backend: {answers} answers, {opened} connections to it, {most} at once");
+        let responses = report.count("responses");
+        eprintln!(
+            "{name} backend: {responses} responses, {opened} connections to it, {most} at once"
+        );
         assert_eq!(report.count("failed"), 0, "{name}: {}", report.text);
         assert!(most <= CONNECTIONS_MAX * WORKERS, "{name}: {most}");
         assert!(!keeps || opened <= CONNECTIONS_MAX * WORKERS * generations, "{name}: {opened}");
@@ -394,9 +396,9 @@ fn a_connection_for_each_request_uses_up_no_port() {
         let frontend = Process::start(command.env("PORT", "8000").env("BACKEND_REUSE", "off"));
         let flags = ["--connections", "8", "--seconds", "2"];
         let report = Load::start(frontend.address, &flags).report();
-        eprintln!("{PORTS} ports, a connection each: {} answers", report.count("answers"));
+        eprintln!("{PORTS} ports, a connection each: {} responses", report.count("responses"));
         assert_eq!(report.count("failed"), 0, "{}", report.text);
-        assert!(report.count("answers") > PORTS * 10, "{}", report.text);
+        assert!(report.count("responses") > PORTS * 10, "{}", report.text);
     });
 }
 
@@ -415,13 +417,13 @@ fn clients_beyond_the_limit_take_nothing_from_those_that_are_served() {
         let old = old.report();
         let rejected = storm.count("statuses 503");
         eprintln!(
-            "beyond the limit: {rejected} received 503; the others had {} answers, p99.9 {} µs",
-            old.count("answers"),
+            "beyond the limit: {rejected} received 503; the others had {} responses, p99.9 {} µs",
+            old.count("responses"),
             old.micros("latency_us p99.9")
         );
         assert_eq!(old.count("failed"), 0, "{}", old.text);
         assert_eq!(old.count("connections_opened"), LIMIT, "{}", old.text);
-        assert!(rejected > 0 && rejected == storm.count("answers"), "{}", storm.text);
+        assert!(rejected > 0 && rejected == storm.count("responses"), "{}", storm.text);
         assert_eq!(storm.failures_except("STATUS"), 0, "{}", storm.text);
         assert_eq!(process.connect().request("/").status, 200);
     }
@@ -461,12 +463,12 @@ fn restart_under_load(address: SocketAddr, command: &mut Command) {
     loads.iter().for_each(Load::interrupt);
     for report in loads.map(Load::report) {
         eprintln!(
-            "ended and started {times} times: {} answers, {} refused, longest gap {} ms",
-            report.count("answers"),
+            "ended and started {times} times: {} responses, {} refused, longest gap {} ms",
+            report.count("responses"),
             report.count("failures REFUSED"),
             report.count("longest_gap_ms")
         );
-        assert!(report.count("answers") > 0);
+        assert!(report.count("responses") > 0);
         assert_eq!(report.failures_except("REFUSED"), 0, "{}", report.text);
     }
 }
@@ -502,9 +504,9 @@ fn a_crash_under_load_costs_requests_under_way_and_a_short_gap() {
             .map(|word| report.count(&format!("failures {word}")));
     let gap = report.count("longest_gap_ms");
     eprintln!(
-        "{times} crashes: {} answers, {status} of them 502, {refused} refused, {reset} reset, \
+        "{times} crashes: {} responses, {status} of them 502, {refused} refused, {reset} reset, \
          {closed} closed, {timeout} late; longest wait {longest_wait} ms, longest gap {gap} ms",
-        report.count("answers")
+        report.count("responses")
     );
     // At each crash of the frontend, a connection loses the request that was under way on it, and
     // perhaps the next: while a process ends, the kernel closes its listener last.
@@ -533,8 +535,8 @@ fn a_process_stopped_for_a_while_continues() {
         process.signal(SIGCONT);
         let report = load.report();
         eprintln!(
-            "stopped for {stop:?} (backend: {is_backend}): {} answers, {} failed, longest gap {} ms",
-            report.count("answers"),
+            "stopped for {stop:?} (backend: {is_backend}): {} responses, {} failed, longest gap {} ms",
+            report.count("responses"),
             report.count("failed"),
             report.count("longest_gap_ms")
         );
@@ -564,8 +566,8 @@ fn clients_that_connect_while_a_process_is_stopped_are_served_when_it_continues(
         load.interrupt();
         let report = load.report();
         eprintln!(
-            "backlog overrun: {} answers, {} failed, the latest after {} µs",
-            report.count("answers"),
+            "backlog overrun: {} responses, {} failed, the latest after {} µs",
+            report.count("responses"),
             report.count("failed"),
             report.micros("latency_us max")
         );

@@ -71,7 +71,7 @@ fn every_failure_has_its_word() {
 
     let report = load(at(free_port()), &["--connections", "2", "--seconds", "1"]);
     assert!(report.text.contains("\"failures\": {\"REFUSED\": "), "{}", report.text);
-    assert_eq!((report.code, report.count("answers")), (1, 0));
+    assert_eq!((report.code, report.count("responses")), (1, 0));
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn every_request_to_a_good_server_gets_its_response() {
             connection.send(GOOD);
         }
     });
-    for (flags, answers, connections) in [
+    for (flags, responses, connections) in [
         (&["--rate", "200"][..], Some(200), 3..=3),
         (&["--rate", "200", "--threads", "2", "--pipeline", "4"], Some(200), 2..=3),
         (&["--rate", "50", "--close"], Some(50), 50..=50),
@@ -90,14 +90,14 @@ fn every_request_to_a_good_server_gets_its_response() {
     ] {
         let common = ["--connections", "3", "--seconds", "1", "--expect", "good"];
         let report = load(server.address, &[flags, &common].concat());
-        let (all, failed) = (report.count("answers"), report.count("failed"));
+        let (all, failed) = (report.count("responses"), report.count("failed"));
         assert_eq!((report.code, failed), (0, 0), "{flags:?}: {}", report.text);
-        assert!(all > 0 && answers.is_none_or(|wanted| wanted == all), "{flags:?}: {all}");
+        assert!(all > 0 && responses.is_none_or(|wanted| wanted == all), "{flags:?}: {all}");
         let opened = report.count("connections_opened");
         assert!(connections.contains(&opened), "{flags:?}: {opened}");
         assert_eq!(report.count("statuses 200"), all);
         assert_eq!(report.count("bytes_received"), all * GOOD.len(), "{flags:?}");
-        let (_, columns) = report.text.split_once("\"column_ms\": 100, \"answers\": [").unwrap();
+        let (_, columns) = report.text.split_once("\"column_ms\": 100, \"responses\": [").unwrap();
         let columns = columns.split(']').next().unwrap().split(", ");
         assert_eq!(columns.map(|count| count.parse::<usize>().unwrap()).sum::<usize>(), all);
     }
@@ -111,7 +111,7 @@ fn an_announced_close_loses_nothing() {
         let common = ["--connections", "4", "--seconds", "1"];
         let report = load(server.address, &[flags, &common].concat());
         assert_eq!((report.code, report.count("failed")), (0, 0), "{}", report.text);
-        assert_eq!(report.count("answers"), 100);
+        assert_eq!(report.count("responses"), 100);
     }
 }
 
@@ -129,7 +129,7 @@ fn a_stalled_server_is_seen_in_every_request_that_was_due() {
         }
     });
     let report = load(server.address, &["--connections", "1", "--seconds", "1", "--rate", "100"]);
-    assert_eq!((report.code, report.count("answers")), (0, 100), "{}", report.text);
+    assert_eq!((report.code, report.count("responses")), (0, 100), "{}", report.text);
     assert!(report.micros("latency_us max") >= 700_000.0, "{}", report.text);
     // Those due in the first 600 ms waited for 100 ms or more.
     assert!(report.micros("latency_us p50") >= 100_000.0, "{}", report.text);
@@ -155,11 +155,11 @@ fn at_a_rate_beyond_reach_every_request_is_accounted_for() {
             scope.spawn(move || {
                 let common = ["--connections", "4", "--seconds", "1", "--timeout-ms", "2000"];
                 let report = load(server.address, &[*flags, &common].concat());
-                let (answers, failed) = (report.count("answers"), report.count("failed"));
-                assert_eq!(answers + failed, *due, "{flags:?}: {}", report.text);
+                let (responses, failed) = (report.count("responses"), report.count("failed"));
+                assert_eq!(responses + failed, *due, "{flags:?}: {}", report.text);
                 // The server responds in time to each request that is sent.
                 assert_eq!(report.count("failures UNSENT"), failed, "{}", report.text);
-                assert!(answers > 0 && report.code == 1, "{flags:?}: {}", report.text);
+                assert!(responses > 0 && report.code == 1, "{flags:?}: {}", report.text);
             });
         }
     });
@@ -185,7 +185,7 @@ fn an_interrupt_ends_it_with_a_report() {
     let page = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{page}");
     for part in
-        ["GET http://127.0.0.1:", "answers ", "  200 ", "latency ", "timeline, 100 ms a column"]
+        ["GET http://127.0.0.1:", "responses ", "  200 ", "latency ", "timeline, 100 ms a column"]
     {
         assert!(page.contains(part), "{part:?} in {page}");
     }
@@ -196,7 +196,7 @@ fn mistakes_are_one_line() {
     for (words, line) in [
         (
             &["https://a/"][..],
-            "lab: \"https://a/\" is no http:// URL, and nothing else is spoken here\n",
+            "lab: \"https://a/\" is not an http:// URL; other schemes are not supported\n",
         ),
         (&["http://name.invalid/"], "lab: name.invalid: "),
         (&["http://a/", "--seconds"], "lab: --seconds needs a value: a whole number, 1 to 3600\n"),

@@ -178,8 +178,14 @@ impl Registry {
             (Some(1), String::new()),
             "{said}"
         );
-        assert!(said.starts_with("publish: docker push "), "{said}");
-        assert!(said.contains(reason) && said.lines().count() == 1, "{said}");
+        // The error comes after the lines of progress.
+        let error = said.lines().last().expect("an error");
+        assert!(error.starts_with("publish: docker push ") && error.contains(reason), "{said}");
+        let mut progress = said.lines().rev().skip(1);
+        assert!(
+            progress.all(|line| line.starts_with("publish: ") && line.contains("/12 ")),
+            "{said}"
+        );
     }
 
     fn stop(&mut self) {

@@ -92,6 +92,8 @@ fn a_port_in_use_ends_both() {
         let reason = second.line("cannot listen on");
         assert!(reason.starts_with(&format!("{name:<12} | {name}: ")), "{reason}");
         second.line(&format!("lab          | {name} failed to start: it ended with exit code 1"));
+        // The process that has the port is named, and the option for another port.
+        second.line(&format!("is in use by {name}, pid "));
         assert_eq!(second.exit_code(), 1);
         assert!(!second.seen.iter().any(|line| line.contains("| open")));
         assert!(!second.pids_seen().into_iter().any(lives));
@@ -155,9 +157,9 @@ fn a_failed_build_starts_nothing() {
 #[test]
 fn a_wrong_argument_is_one_line() {
     for (arguments, line) in [
-        (&["down"][..], "unknown verb \"down\"; see lab --help"),
-        (&["up", "--port", "1"], "unknown argument \"--port\"; see lab up --help"),
-        (&["up", "now"], "unknown argument \"now\"; see lab up --help"),
+        (&["down"][..], "unknown verb \"down\"; see cargo lab help"),
+        (&["up", "--port", "1"], "unknown argument \"--port\"; see cargo lab up --help"),
+        (&["up", "now"], "unknown argument \"now\"; see cargo lab up --help"),
         (&["up", "--backend-port"], "--backend-port needs a value: a port, 1 to 65535"),
         (&["up", "--backend-port=0"], "--backend-port holds \"0\"; it takes a port, 1 to 65535"),
         (
@@ -174,10 +176,19 @@ fn a_wrong_argument_is_one_line() {
 
 #[test]
 fn help_is_printed_on_stdout() {
-    for arguments in [&[][..], &["--help"], &["-h"], &["up", "--help"], &["up", "--x", "-h"]] {
+    for (arguments, usage) in [
+        (&[][..], "usage: cargo lab VERB "),
+        (&["help"], "usage: cargo lab VERB "),
+        (&["--help"], "usage: cargo lab VERB "),
+        (&["-h"], "usage: cargo lab VERB "),
+        (&["help", "up"], "usage: cargo lab up "),
+        (&["up", "--help"], "usage: cargo lab up "),
+        (&["up", "--x", "-h"], "usage: cargo lab up "),
+        (&["load", "-h"], "usage: cargo lab load "),
+    ] {
         let output = output_of(arguments, &[]);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}");
-        assert!(text(&output.stdout).starts_with("usage: lab up "), "{arguments:?}");
+        assert!(text(&output.stdout).starts_with(usage), "{arguments:?}");
         assert_eq!(text(&output.stderr), "", "{arguments:?}");
     }
 }

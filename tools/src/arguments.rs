@@ -1,28 +1,28 @@
-//! The words behind a verb: flags with their values, as `--flag value` or `--flag=value`.
+//! The arguments of a verb: flags with their values, as `--flag value` or `--flag=value`.
 
 use std::slice::Iter;
 use std::str::FromStr;
 
 use common::cli::Kind;
 
-/// Words that are taken one after the other.
+/// Reads the arguments one after the other.
 pub struct Arguments<'a> {
     rest: Iter<'a, String>,
-    /// The word taken last, without the value that was attached to it.
+    /// The last argument read, without the value attached to it.
     name: &'a str,
     attached: Option<&'a str>,
 }
 
 impl<'a> Arguments<'a> {
-    /// A reader of these words.
+    /// A reader of these arguments.
     pub fn new(words: &'a [String]) -> Arguments<'a> {
         Arguments { rest: words.iter(), name: "", attached: None }
     }
 
-    /// The next flag, or word that is none. `Err` says that the last one takes no value.
+    /// The next flag or operand. `Err` if the last flag had a value attached that it does not take.
     pub fn next_word(&mut self) -> Result<Option<&'a str>, String> {
         if let Some(value) = self.attached {
-            return Err(format!("{} takes no value, and was given {value:?}", self.name));
+            return Err(format!("{} takes no value, and has {value:?}", self.name));
         }
         let Some(word) = self.rest.next() else { return Ok(None) };
         (self.name, self.attached) = match word.split_once('=') {
@@ -32,13 +32,13 @@ impl<'a> Arguments<'a> {
         Ok(Some(self.name))
     }
 
-    /// The value of the flag taken last; `takes` says what it may be.
+    /// The value of the last flag; `takes` says in the error message which values it takes.
     pub fn value(&mut self, takes: &str) -> Result<&'a str, String> {
         let value = self.attached.take().or_else(|| self.rest.next().map(String::as_str));
         value.ok_or_else(|| format!("{} needs a value: {takes}", self.name))
     }
 
-    /// The value of the flag taken last, checked and parsed.
+    /// The value of the last flag, checked and parsed.
     pub fn parsed<T: FromStr>(&mut self, kind: Kind) -> Result<T, String> {
         let takes = kind.takes();
         let value = self.value(&takes)?;
@@ -46,19 +46,19 @@ impl<'a> Arguments<'a> {
         checked.ok_or_else(|| format!("{} holds {value:?}; it takes {takes}", self.name))
     }
 
-    /// The value of the flag taken last, a whole number.
+    /// The value of the last flag, a whole number.
     pub fn number(&mut self, min: u64, max: u64) -> Result<u64, String> {
         self.parsed(Kind::Number(min, max))
     }
 
-    /// The words behind a `--`, which are no flags.
+    /// The arguments after a `--`, which are not flags.
     pub fn rest(&mut self) -> impl Iterator<Item = &'a str> {
         std::mem::take(&mut self.rest).map(String::as_str)
     }
 
-    /// The line that says that a word is unknown.
+    /// The error message for an unknown argument.
     pub fn unknown(&self, verb: &str) -> String {
-        format!("unknown argument {:?}; see lab {verb} --help", self.name)
+        format!("unknown argument {:?}; see cargo lab {verb} --help", self.name)
     }
 }
 
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_stands_behind_its_flag_or_is_attached_to_it() {
+    fn a_value_follows_its_flag_or_is_attached_to_it() {
         let words = ["--port", "80", "word=1", "--rate=5", "--json"].map(str::to_owned);
         let mut arguments = Arguments::new(&words);
         assert_eq!(arguments.next_word(), Ok(Some("--port")));
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_names_the_flag_what_it_held_and_what_it_takes() {
+    fn an_error_names_the_flag_its_value_and_the_values_that_it_takes() {
         for (words, line) in [
             (&["--rate"][..], "--rate needs a value: a whole number, 1 to 9"),
             (&["--rate", "0"], "--rate holds \"0\"; it takes a whole number, 1 to 9"),
@@ -95,8 +95,8 @@ mod tests {
         let words = ["--json=yes".to_owned()];
         let mut arguments = Arguments::new(&words);
         assert_eq!(arguments.next_word(), Ok(Some("--json")));
-        let line = "--json takes no value, and was given \"yes\"";
+        let line = "--json takes no value, and has \"yes\"";
         assert_eq!(arguments.next_word(), Err(line.to_owned()));
-        assert_eq!(arguments.unknown("up"), "unknown argument \"--json\"; see lab up --help");
+        assert_eq!(arguments.unknown("up"), "unknown argument \"--json\"; see cargo lab up --help");
     }
 }

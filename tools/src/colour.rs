@@ -12,10 +12,10 @@ pub const YELLOW: u8 = 33;
 /// Cyan.
 pub const CYAN: u8 = 36;
 
-/// Whether text is coloured.
+/// Coloured or plain text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Colours {
-    /// With escapes for a terminal.
+    /// Text with ANSI escapes.
     On,
     /// Plain text.
     Off,

@@ -5,6 +5,7 @@ pub mod verb;
 pub mod arguments;
 pub mod colour;
 pub mod contract;
+pub mod http;
 pub mod json;
 pub mod lines;
 pub mod process;

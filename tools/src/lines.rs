@@ -1,37 +1,38 @@
 //! Bytes to lines, each of bounded length.
 
-/// Splits bytes that come in pieces into lines. A longer line is cut into several.
+/// Splits bytes that arrive in pieces into lines. A line over the limit is cut into several.
 #[derive(Debug)]
 pub struct Lines {
-    begun: Vec<u8>,
+    /// The line that has no line feed yet.
+    partial: Vec<u8>,
     line_bytes_max: usize,
 }
 
 impl Lines {
-    /// A splitter that buffers so many bytes at most.
+    /// A splitter that buffers at most `line_bytes_max` bytes.
     pub fn new(line_bytes_max: usize) -> Lines {
-        Lines { begun: Vec::new(), line_bytes_max }
+        Lines { partial: Vec::new(), line_bytes_max }
     }
 
-    /// Takes a piece, and gives every line that ends in it to `line`, without the line feed.
+    /// Passes every line that ends in these bytes to `line`, without the line feed.
     pub fn receive(&mut self, bytes: &[u8], mut line: impl FnMut(&[u8])) {
         for byte in bytes {
             let is_end = *byte == b'\n';
-            if is_end || self.begun.len() == self.line_bytes_max {
-                line(&self.begun);
-                self.begun.clear();
+            if is_end || self.partial.len() == self.line_bytes_max {
+                line(&self.partial);
+                self.partial.clear();
             }
             if !is_end {
-                self.begun.push(*byte);
+                self.partial.push(*byte);
             }
         }
     }
 
-    /// Gives the last line to `line` if it has no line feed.
+    /// Passes the last line to `line` if it had no line feed.
     pub fn finish(&mut self, mut line: impl FnMut(&[u8])) {
-        if !self.begun.is_empty() {
-            line(&self.begun);
-            self.begun.clear();
+        if !self.partial.is_empty() {
+            line(&self.partial);
+            self.partial.clear();
         }
     }
 }
@@ -41,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_the_same_however_the_bytes_come() {
+    fn lines_do_not_depend_on_how_the_bytes_arrive() {
         let bytes = b"ab\n\nabcdefg\nhi";
         for piece in 1..=bytes.len() {
             let (mut found, mut lines) = (Vec::new(), Lines::new(4));

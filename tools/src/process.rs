@@ -1,4 +1,4 @@
-//! Processes of this machine: their memory, and ports for them.
+//! Processes of this machine: their memory, free ports for them, and why none can be started.
 
 use std::fs;
 use std::io;
@@ -15,6 +15,19 @@ pub fn resident_bytes(pid: u32) -> io::Result<u64> {
 /// A port that is free on 127.0.0.1 now.
 pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// The error's text, with the next step where it is known.
+pub fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        // EAGAIN of clone(2): RLIMIT_NPROC or the pids controller of a control group.
+        io::ErrorKind::WouldBlock => {
+            "the limit of threads and processes is reached: raise --pids-limit of the container, \
+             or ulimit -u"
+                .to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Futures that run together with signals, or two at once.
+//! Drives futures while signals arrive, and two futures at once.
 
 use std::future::Future;
 use std::io;
@@ -7,8 +7,8 @@ use std::pin::pin;
 use common::rt::{self, Either, Signals};
 use common::sys::SIGCHLD;
 
-/// Drives a future to its end (`Ok`), or until a signal comes (`Err`). SIGCHLD ends nothing: it
-/// has the future polled again, which may wait for a child.
+/// Drives a future to its end (`Ok`), or until a signal arrives (`Err`). SIGCHLD ends nothing: the
+/// future is polled again, as it may wait for a child.
 pub async fn until_signal<T>(
     signals: &Signals,
     future: impl Future<Output = T>,
@@ -24,8 +24,8 @@ pub async fn until_signal<T>(
     }
 }
 
-/// Drives a future to its end in any case; the last signal that came meanwhile. Every signal but
-/// SIGCHLD is given to `on_signal`.
+/// Drives a future to its end. Returns its output and the last signal that arrived in the meantime.
+/// Every signal but SIGCHLD is passed to `on_signal`.
 pub async fn despite_signals<T>(
     signals: &Signals,
     future: impl Future<Output = T>,

@@ -61,8 +61,7 @@ pub fn send_signal(pid: u32, signal: i32) -> io::Result<()> {
     checked(unsafe { kill(pid, signal) })
 }
 
-/// Ends a whole process group with SIGKILL: that of a leader that the caller started and has not
-/// yet waited for.
+/// Kills a process group. The caller has started its leader and has not yet waited for it.
 pub fn kill_group(leader: u32) -> io::Result<()> {
     let leader = c_int::try_from(leader).ok().filter(|pid| *pid > 1);
     let group = -leader.ok_or(io::ErrorKind::InvalidInput)?;
@@ -70,8 +69,8 @@ pub fn kill_group(leader: u32) -> io::Result<()> {
     checked(unsafe { kill(group, SIGKILL) })
 }
 
-/// Makes the kernel end the command's process with SIGKILL once the thread that starts it has
-/// ended, for any reason; and gives the process an unblocked set of signals.
+/// Makes the kernel kill the command's process once the thread that starts it has ended, and
+/// unblocks all signals for the process.
 pub fn die_with_parent(command: &mut Command) -> &mut Command {
     let parent = std::process::id();
     let prepare = move || {
@@ -80,7 +79,7 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
         unsafe { pthread_sigmask(SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
         // SAFETY: this option takes one number.
         checked(unsafe { prctl(PR_SET_PDEATHSIG, SIGKILL) })?;
-        // A parent that ended before the line above sends no signal any more.
+        // If the parent ended before the call above, the kernel sends no signal.
         if std::os::unix::process::parent_id() == parent {
             return Ok(());
         }
@@ -90,7 +89,7 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(prepare) }
 }
 
-/// Makes the command's process, and all that it starts, run on this core alone.
+/// Makes the command's process and its children run on this core only.
 pub fn pin(command: &mut Command, core: usize) -> &mut Command {
     let mut words = [0; 16];
     words[core / 64 % 16] = 1 << (core % 64);
@@ -103,7 +102,7 @@ pub fn pin(command: &mut Command, core: usize) -> &mut Command {
     unsafe { command.pre_exec(prepare) }
 }
 
-/// A non-blocking descriptor that becomes readable when its time is over.
+/// A non-blocking descriptor that becomes readable when its time is over (timerfd).
 pub fn timer() -> io::Result<OwnedFd> {
     // SAFETY: no pointer is passed.
     let fd = unsafe { timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK) };
@@ -112,7 +111,7 @@ pub fn timer() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Sets a timer. Zero would stop it, and is taken for the shortest time.
+/// Sets a timer. Zero would stop it, so the shortest time is one nanosecond.
 pub fn set_timer(timer: BorrowedFd<'_>, left: Duration) -> io::Result<()> {
     let left = left.max(Duration::from_nanos(1));
     let tv_sec = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);

@@ -1,19 +1,21 @@
-//! A verb of the command line: its name, its page of help and its function.
+//! A verb of the command line: its name, its help and its function.
 
 use std::io;
 use std::process::ExitCode;
 
-/// Something that a tool can do.
+/// A subcommand.
 pub struct Verb {
-    /// The word on the command line.
+    /// The name on the command line.
     pub name: &'static str,
-    /// Its part of `--help`.
+    /// One line for the list of verbs.
+    pub summary: &'static str,
+    /// The page of `--help`.
     pub usage: &'static str,
-    /// Runs it with the arguments behind its name.
+    /// Runs it with the arguments after its name.
     pub run: fn(&[String]) -> Result<ExitCode, Failure>,
 }
 
-/// Why a verb failed, for one line.
+/// Why a verb failed, in one line.
 pub enum Failure {
     /// A wrong argument: exit code 2.
     Mistake(String),

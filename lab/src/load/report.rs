@@ -1,22 +1,22 @@
-//! What a load has come to, for people and for programs.
+//! The report of a load, as text and as JSON.
 
 use std::fmt::Write;
 use std::time::Duration;
 
-use common::json;
+use tools::json::quoted;
 
-use super::Order;
-use super::drive::Keeping;
-use super::tally::{SLOT, Slot, Tally};
+use super::Options;
+use super::statistics::Statistics;
+use super::timeline::{SLOT, Slot};
+use super::worker::ConnectionUse;
 
-/// A result, with what was ordered.
 pub(super) struct Report<'a> {
-    pub(super) order: &'a Order,
-    pub(super) tally: &'a Tally,
-    pub(super) took: Duration,
+    pub(super) options: &'a Options,
+    pub(super) statistics: &'a Statistics,
+    pub(super) duration: Duration,
 }
 
-/// What is shown of the latencies, in hundredths of a percent.
+/// The percentiles of the report, in hundredths of a percent.
 const PERCENTILES: [(u64, &str); 6] = [
     (5_000, "p50"),
     (7_500, "p75"),
@@ -25,159 +25,156 @@ const PERCENTILES: [(u64, &str); 6] = [
     (9_990, "p99.9"),
     (9_999, "p99.99"),
 ];
-/// A column of the timeline, in slots: 100 ms, or a multiple of it where that makes too many.
+/// A column of the timeline in slots: 100 ms. The text has longer ones for long loads.
 const COLUMN_SLOTS: usize = 10;
 const COLUMNS_MAX: usize = 100;
-/// From nothing to most, by eighths.
+/// From no responses to the most, in eighths.
 const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 impl Report<'_> {
     pub(super) fn text(&self) -> String {
-        let Report { order, tally, took } = self;
-        let mut page = format!("GET http://{}{}, ", order.url.authority, order.url.target);
-        let _ = match order.rate {
+        let Report { options, statistics, duration } = self;
+        let mut page = format!("GET http://{}{}, ", options.url.authority, options.url.target);
+        let _ = match options.rate {
             Some(rate) => write!(page, "{} a second", grouped(rate)),
-            None => write!(page, "as fast as it goes"),
+            None => write!(page, "full speed"),
         };
-        let _ = write!(page, ", {}", counted(order.connections, "connection"));
-        if order.depth > 1 {
-            let _ = write!(page, ", {} requests at once on each", order.depth);
+        let _ = write!(page, ", {}", counted(options.connections, "connection"));
+        if options.pipeline > 1 {
+            let _ = write!(page, ", {} requests at once on each", options.pipeline);
         }
-        if order.keeping == Keeping::OneRequest {
+        if options.connection_use == ConnectionUse::OneRequest {
             page.push_str(", each for one request");
         }
-        let _ = writeln!(page, ", {:.1} s\n", took.as_secs_f64());
+        let _ = writeln!(page, ", {:.1} s\n", duration.as_secs_f64());
 
-        let answers = tally.answers();
-        let rate = grouped(a_second(answers, *took));
-        let _ = writeln!(page, "answers      {:>12}   {rate} a second", grouped(answers));
-        for (status, count) in &tally.statuses {
+        let responses = statistics.responses();
+        let rate = grouped(per_second(responses, *duration));
+        let _ = writeln!(page, "responses    {:>12}   {rate} a second", grouped(responses));
+        for (status, count) in &statistics.statuses {
             let _ = writeln!(page, "  {status}        {:>12}", grouped(*count));
         }
-        let _ = writeln!(page, "failures     {:>12}", grouped(tally.failed()));
-        for (failure, count) in tally.failures() {
-            let _ = writeln!(page, "  {:<10} {:>12}", failure.word(), grouped(count));
+        let _ = writeln!(page, "failures     {:>12}", grouped(statistics.failed()));
+        for (failure, count) in statistics.failures() {
+            let _ = writeln!(page, "  {:<10} {:>12}", failure.name(), grouped(count));
         }
-        if let Some(words) = &tally.first_words {
-            let _ = writeln!(page, "  the first: {words}");
+        if let Some(error) = &statistics.first_error {
+            let _ = writeln!(page, "  the first: {error}");
         }
-        let bytes = grouped(tally.bytes_received);
+        let bytes = grouped(statistics.bytes_received);
         let _ = writeln!(page, "bytes        {bytes:>12}   received");
-        let opened = grouped(tally.connections_opened);
+        let opened = grouped(statistics.connections_opened);
         let _ = writeln!(page, "connections  {opened:>12}   opened");
-        page.push_str(&self.latencies());
+        page.push_str(&self.latency_table());
         page.push_str(&self.timeline());
         page
     }
 
-    fn latencies(&self) -> String {
-        let latencies = &self.tally.latencies;
-        let (Some(mean), Some(max)) = (latencies.mean(), latencies.max()) else {
-            return String::new();
-        };
-        let percentiles = PERCENTILES
-            .into_iter()
-            .filter_map(|(hundredths, name)| Some((name, latencies.percentile(hundredths)?)));
-        let all = [("mean", mean)].into_iter().chain(percentiles).chain([("max", max)]);
+    fn latency_table(&self) -> String {
         let (mut names, mut values) = (String::new(), String::new());
-        for (name, value) in all {
+        for (name, value) in self.latencies() {
             let _ = write!(names, "{name:>10}");
-            let _ = write!(values, "{:>10}", shown(value));
+            let _ = write!(values, "{:>10}", formatted(value));
         }
-        format!("\nlatency {names}\n        {values}\n")
+        match names.as_str() {
+            "" => String::new(),
+            _ => format!("\nlatency {names}\n        {values}\n"),
+        }
+    }
+
+    /// Mean, percentiles and maximum. Empty without responses.
+    fn latencies(&self) -> Vec<(&'static str, Duration)> {
+        let latencies = &self.statistics.latencies;
+        let percentiles =
+            PERCENTILES.map(|(hundredths, name)| (name, latencies.percentile(hundredths)));
+        let mean = [("mean", latencies.mean())];
+        let all = mean.into_iter().chain(percentiles).chain([("max", latencies.max())]);
+        all.filter_map(|(name, latency)| Some((name, latency?))).collect()
     }
 
     fn timeline(&self) -> String {
-        let all = self.tally.timeline.columns(COLUMN_SLOTS).len();
+        let all = self.statistics.timeline.columns(COLUMN_SLOTS).len();
         let columns_of = COLUMN_SLOTS * all.div_ceil(COLUMNS_MAX).max(1);
-        let columns = self.tally.timeline.columns(columns_of);
-        let most = columns.iter().map(|column| column.answers).max().unwrap_or_default();
-        let length = shown(SLOT * columns_of as u32);
+        let columns = self.statistics.timeline.columns(columns_of);
+        let most = columns.iter().map(|column| column.responses).max().unwrap_or_default();
+        let length = formatted(SLOT * columns_of as u32);
         let mut page = format!(
-            "\ntimeline, {length} a column, █ is {} answers\n|{}|\n",
+            "\ntimeline, {length} a column, █ is {} responses\n|{}|\n",
             grouped(most),
-            columns.iter().map(|column| bar(column.answers, most)).collect::<String>()
+            columns.iter().map(|column| bar(column.responses, most)).collect::<String>()
         );
         if columns.iter().any(|column| column.failures > 0) {
             let mark = |column: &Slot| if column.failures > 0 { '×' } else { ' ' };
             let marks: String = columns.iter().map(mark).collect();
             let _ = writeln!(page, "|{marks}| × has failures");
         }
-        if let Some((gap, began)) = self.tally.timeline.longest_gap(self.took) {
+        if let Some((gap, began)) = self.statistics.timeline.longest_gap(self.duration) {
             let began = began.as_secs_f64();
             let _ = writeln!(
                 page,
-                "longest time without an answer: {}, from {began:.2} s on",
-                shown(gap)
+                "longest time without a response: {}, from {began:.2} s on",
+                formatted(gap)
             );
         }
         page
     }
 
     pub(super) fn json(&self) -> String {
-        let Report { order, tally, took } = self;
-        let mut url = Vec::new();
-        json::write_text(&format!("http://{}{}", order.url.authority, order.url.target), &mut url);
+        let Report { options, statistics, duration } = self;
+        let url = quoted(&format!("http://{}{}", options.url.authority, options.url.target));
         let statuses =
-            tally.statuses.iter().map(|(status, count)| format!("\"{status}\": {count}"));
-        let failures =
-            tally.failures().map(|(failure, count)| format!("\"{}\": {count}", failure.word()));
-        let latencies = &tally.latencies;
-        let percentiles = PERCENTILES
-            .into_iter()
-            .map(|(hundredths, name)| (name, latencies.percentile(hundredths)));
-        let all = [("mean", latencies.mean())]
-            .into_iter()
-            .chain(percentiles)
-            .chain([("max", latencies.max())]);
-        let latencies =
-            all.filter_map(|(name, value)| Some(format!("\"{name}\": {}", micros(value?))));
-        let columns = tally.timeline.columns(COLUMN_SLOTS);
-        let (gap, began) = tally.timeline.longest_gap(*took).unwrap_or_default();
+            statistics.statuses.iter().map(|(status, count)| format!("\"{status}\": {count}"));
+        let failures = statistics
+            .failures()
+            .map(|(failure, count)| format!("\"{}\": {count}", failure.name()));
+        let latencies = self.latencies().into_iter();
+        let latencies = latencies.map(|(name, value)| format!("\"{name}\": {}", micros(value)));
+        let columns = statistics.timeline.columns(COLUMN_SLOTS);
+        let (gap, began) = statistics.timeline.longest_gap(*duration).unwrap_or_default();
         format!(
-            "{{\"url\": {}, \"seconds\": {:.3}, \"answers\": {}, \"answers_per_second\": {}, \
+            "{{\"url\": {}, \"seconds\": {:.3}, \"responses\": {}, \"responses_per_second\": {}, \
              \"statuses\": {{{}}}, \"failed\": {}, \"failures\": {{{}}}, \"bytes_received\": {}, \
              \"connections_opened\": {}, \"latency_us\": {{{}}}, \"longest_gap_ms\": {}, \
-             \"longest_gap_began_ms\": {}, \"timeline\": {{\"column_ms\": {}, \"answers\": [{}], \
+             \"longest_gap_began_ms\": {}, \"timeline\": {{\"column_ms\": {}, \"responses\": [{}], \
              \"failures\": [{}]}}}}\n",
-            String::from_utf8_lossy(&url),
-            took.as_secs_f64(),
-            tally.answers(),
-            a_second(tally.answers(), *took),
+            url,
+            duration.as_secs_f64(),
+            statistics.responses(),
+            per_second(statistics.responses(), *duration),
             joined(statuses),
-            tally.failed(),
+            statistics.failed(),
             joined(failures),
-            tally.bytes_received,
-            tally.connections_opened,
+            statistics.bytes_received,
+            statistics.connections_opened,
             joined(latencies),
             gap.as_millis(),
             began.as_millis(),
             (SLOT * COLUMN_SLOTS as u32).as_millis(),
-            joined(columns.iter().map(|column| column.answers.to_string())),
+            joined(columns.iter().map(|column| column.responses.to_string())),
             joined(columns.iter().map(|column| column.failures.to_string())),
         )
     }
 }
 
-/// How it stands, in one line.
-pub(super) fn live_line(since: Duration, rate: u64, tally: &Tally) -> String {
-    let mut line = format!("{:>6.1} s  {:>9} a second ", since.as_secs_f64(), grouped(rate));
-    for (status, count) in &tally.statuses {
+/// The line that is shown while the load runs.
+pub(super) fn progress_line(elapsed: Duration, rate: u64, statistics: &Statistics) -> String {
+    let mut line = format!("{:>6.1} s  {:>9} a second ", elapsed.as_secs_f64(), grouped(rate));
+    for (status, count) in &statistics.statuses {
         let _ = write!(line, "  {status}: {}", grouped(*count));
     }
-    let latencies = &tally.latencies;
+    let latencies = &statistics.latencies;
     if let (Some(p50), Some(p99)) = (latencies.percentile(5_000), latencies.percentile(9_900)) {
-        let _ = write!(line, "   p50 {}, p99 {}", shown(p50), shown(p99));
+        let _ = write!(line, "   p50 {}, p99 {}", formatted(p50), formatted(p99));
     }
-    for (failure, count) in tally.failures() {
-        let _ = write!(line, "  {}: {}", failure.word(), grouped(count));
+    for (failure, count) in statistics.failures() {
+        let _ = write!(line, "  {}: {}", failure.name(), grouped(count));
     }
     line
 }
 
-/// So many in this time, by the second.
-pub(super) fn a_second(count: u64, time: Duration) -> u64 {
-    let rate = u128::from(count) * 1_000_000 / time.as_micros().max(1);
+/// A count in a duration, as a rate.
+pub(super) fn per_second(count: u64, duration: Duration) -> u64 {
+    let rate = u128::from(count) * 1_000_000 / duration.as_micros().max(1);
     u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
@@ -185,17 +182,17 @@ fn joined(parts: impl Iterator<Item = String>) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
-/// Nothing is blank, and a single answer is not nothing.
-fn bar(answers: u64, most: u64) -> char {
-    BARS[(answers * 8).div_ceil(most.max(1)) as usize]
+/// Blank only without any response.
+fn bar(responses: u64, most: u64) -> char {
+    BARS[(responses * 8).div_ceil(most.max(1)) as usize]
 }
 
-fn counted(count: u64, what: &str) -> String {
+fn counted(count: u64, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
-    format!("{} {what}{plural}", grouped(count))
+    format!("{} {noun}{plural}", grouped(count))
 }
 
-/// A number with its thousands set apart.
+/// A number with separators between thousands.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -208,8 +205,8 @@ fn grouped(number: u64) -> String {
     text
 }
 
-/// A time with three digits or more, in the unit that suits it.
-fn shown(time: Duration) -> String {
+/// A duration with three digits or more, in a fitting unit.
+fn formatted(time: Duration) -> String {
     let micros = time.as_nanos() as f64 / 1e3;
     match micros {
         ..1e3 => format!("{micros:.0} µs"),
@@ -230,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_times_are_easy_to_read() {
+    fn numbers_have_separators_and_durations_a_unit() {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (12_345_678, "12,345,678")]
         {
             assert_eq!(grouped(number), text);
@@ -242,15 +239,15 @@ mod tests {
             (123_456_789, "123 ms"),
             (1_234_567_890, "1.23 s"),
         ] {
-            assert_eq!(shown(Duration::from_nanos(ns)), text);
+            assert_eq!(formatted(Duration::from_nanos(ns)), text);
         }
         assert_eq!(micros(Duration::from_nanos(1_234_005)), "1234.005");
     }
 
     #[test]
-    fn a_bar_is_as_high_as_its_share() {
+    fn a_bar_has_the_height_of_its_share() {
         let bars: String =
-            [0, 1, 400, 500, 799, 800].map(|answers| bar(answers, 800)).iter().collect();
+            [0, 1, 400, 500, 799, 800].map(|responses| bar(responses, 800)).iter().collect();
         assert_eq!(bars, " ▁▄▅██");
         assert_eq!(bar(0, 0), ' ');
     }
