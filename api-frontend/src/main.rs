@@ -59,9 +59,9 @@ const SETTINGS: [Setting; 6] = [
     Setting {
         variable: "BACKEND_CONNECTIONS_MAX",
         kind: Kind::Number(1, 1_000_000),
-        default: Some("1024"),
+        default: Some("4096"),
         help: "Connections to the backend, for each worker; more requests wait. A backend that takes\n\
-               200 ms then gets 5,000 requests a second. At most a quarter of all connections that\n\
+               200 ms then gets 20,000 requests a second. At most a quarter of all connections that\n\
                descriptors and memory allow.",
     },
     Setting {
@@ -92,15 +92,17 @@ impl Frontend {
             port: config.port("API_BACKEND_PORT"),
             timeout: Duration::from_millis(config.number("BACKEND_TIMEOUT_MS")),
             reuse: reuse(config),
-            connections_max: limits.backend_connections(config.number("BACKEND_CONNECTIONS_MAX"))
-                as usize,
+            connections_max: limits.backend_connections(config),
             limits: service::limits(config),
             via: format!("{}-{:016x}", ABOUT.name, random()),
         };
         let (log, host) = (setup.log.clone(), target.host.clone());
-        let resolver = Resolver::start(&target.host, move |is_failing| match is_failing {
-            true => log.write("warn", &format!("look-ups of {host} fail or are late")),
-            false => log.write("info", &format!("look-ups of {host} succeed again")),
+        let resolver = Resolver::start(&target.host, move |is_failing| {
+            if is_failing {
+                log.write("warn", &format!("look-ups of {host} fail or are late"));
+            } else {
+                log.write("info", &format!("look-ups of {host} succeed again"));
+            }
         });
         let resolver = resolver.map_err(|error| {
             std::io::Error::new(error.kind(), format!("cannot start the look-up thread: {error}"))

@@ -392,7 +392,7 @@ fn server_settings(
 ) -> server::Settings {
     let duration = |variable| Duration::from_millis(config.number(variable));
     let backend = if about.has_backend {
-        process.workers * process.backend_connections(config.number("BACKEND_CONNECTIONS_MAX"))
+        process.workers * process.backend_connections(config) as u64
     } else {
         0
     };
