@@ -35,8 +35,12 @@ pub(crate) struct Lock(#[allow(dead_code)] UnixListener);
 impl Lock {
     /// Takes the lock; `None` if another marker has it.
     pub(crate) fn acquire() -> io::Result<Option<Lock>> {
+        Lock::named("grade.marking")
+    }
+
+    fn named(name: &str) -> io::Result<Option<Lock>> {
         // An abstract name is one of a network namespace, as the ports are.
-        let name = SocketAddr::from_abstract_name("grade.marking")?;
+        let name = SocketAddr::from_abstract_name(name)?;
         match UnixListener::bind_addr(&name) {
             Ok(listener) => Ok(Some(Lock(listener))),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
@@ -156,6 +160,16 @@ mod tests {
             let overlapped = overlapped_in(routes, subnet);
             assert_eq!(overlapped.as_deref(), found.then_some("eth0 192.168.1.0/24"), "{subnet}");
         }
+    }
+
+    #[test]
+    fn one_marker_at_a_time_has_the_lock() {
+        let name = format!("grade.test-{}", process::id());
+        let lock = || Lock::named(&name).expect("a socket");
+        let first = lock().expect("the lock");
+        assert!(lock().is_none());
+        drop(first);
+        assert!(lock().is_some());
     }
 
     #[test]
