@@ -246,8 +246,11 @@ impl Connection {
             pool.finish(*first, Err(error));
             self.in_flight.pop_front();
         }
+        // Requests behind an announced close were not handled (RFC 9112 section 9.6): sending them
+        // again is no retry. Each such connection has responded, so that this ends.
+        let is_announced = end == Ok(End::Announced);
         for request in self.in_flight.drain(..) {
-            if pool.retry(request, error) {
+            if is_announced || pool.retry(request, error) {
                 (shared.observer)(Event::Retried);
                 retries.push_back(request);
             }

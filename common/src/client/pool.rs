@@ -11,8 +11,9 @@
 //!   one connection, which saves system calls on both sides, and those of the next turn to the next
 //!   connection, so that replicas behind one address share the work. A connection is pipelined once
 //!   it has itself received such a response.
-//! - A pipelined connection that has owed a response for `STALL` gets no more requests, and does
-//!   not count: one lost packet or one stopped replica must not stop the rest.
+//! - A pipelined connection that has owed a response for `LATE` gets requests only if all are late.
+//!   After `STALL` it gets none, and does not count: one lost packet or one stopped replica must
+//!   not stop the rest.
 //! - A connection that has reached its age serves on until its replacement is open. So a backend
 //!   that was moved, scaled or added gets its share, and a name server or a backend that accepts
 //!   no new connections takes nothing from the old ones. An idle one closes.
@@ -40,8 +41,12 @@ const IDLE_MAX: Duration = Duration::from_secs(1);
 const PIPELINED_CONNECTIONS: usize = 4;
 /// Requests on one such connection: as many responses fit one read.
 const PIPELINE_DEPTH: usize = 128;
-/// A backend that takes pipelined requests responds within microseconds.
-const STALL: Duration = Duration::from_millis(20);
+/// A backend that takes pipelined requests responds within microseconds. A connection that is late
+/// gets requests only if all are.
+const LATE: Duration = Duration::from_millis(20);
+/// The smallest time after which TCP sends a lost packet again. An overloaded backend is late too:
+/// more connections would not help it.
+const STALL: Duration = Duration::from_millis(200);
 /// After a connection could not be opened, the pause before the next one, if others are open.
 const OPEN_PAUSE: Duration = Duration::from_millis(20);
 
@@ -162,8 +167,13 @@ enum Phase {
 }
 
 impl PooledConnection {
+    /// Returns true if the backend has owed a response for this long.
+    fn owes_for(&self, time: Duration, now: Instant) -> bool {
+        self.in_flight > 0 && now >= self.since + time
+    }
+
     fn is_stalled(&self, now: Instant) -> bool {
-        self.in_flight > 0 && now >= self.since + STALL
+        self.owes_for(STALL, now)
     }
 
     /// How many more requests it takes.
@@ -542,16 +552,18 @@ impl Pool {
             }
         }
         let count = self.pipelined.len();
-        for step in 0..count {
-            let turn = (self.next_pipelined + step) % count;
-            let id = self.pipelined[turn];
-            let connection = self.connections[id].as_ref();
-            if connection.is_some_and(|it| it.expected == 0 && it.room(now) > 0) {
-                self.next_pipelined = turn + 1;
-                return Some(id);
-            }
-        }
-        None
+        let in_turn = (0..count).map(|step| (self.next_pipelined + step) % count);
+        let find = |owed_max: Duration| {
+            in_turn.clone().find(|turn| {
+                let connection = self.connections[self.pipelined[*turn]].as_ref();
+                connection.is_some_and(|it| {
+                    it.expected == 0 && it.room(now) > 0 && !it.owes_for(owed_max, now)
+                })
+            })
+        };
+        let turn = find(LATE).or_else(|| find(STALL))?;
+        self.next_pipelined = turn + 1;
+        Some(self.pipelined[turn])
     }
 }
 
