@@ -239,7 +239,7 @@ impl<S: Service> Connection<S> {
                 self.respond(context, &response);
             }
             reply => {
-                // Most clients wait for one response: room for one stays.
+                // Most clients wait for one response; a queue begins with room for four.
                 if self.pending.capacity() == 0 {
                     self.pending.reserve_exact(1);
                 }
@@ -327,7 +327,7 @@ impl<S: Service> Connection<S> {
         if let Some(buffers) = self.conn.detach_or_shrink() {
             self.guard.server.release_buffers(buffers);
         }
-        if self.pending.is_empty() && self.pending.capacity() > 1 {
+        if self.pending.is_empty() {
             self.pending = VecDeque::new();
         }
         let pending_bytes: usize = self.pending.iter().map(PendingResponse::bytes).sum();
