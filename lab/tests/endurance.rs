@@ -71,7 +71,9 @@ fn a_mixed_load_gets_the_expected_statuses_and_leaks_nothing() {
                 }));
             }
         }
-        let flags = ["--connections", "32", "--rate", "1000", "--seconds", &seconds.to_string()];
+        let seconds_flag = seconds.to_string();
+        let flags = ["--connections", "32", "--rate", "500", "--seconds", &seconds_flag];
+        let flags = [&flags[..], &["--timeout-ms", "30000"]].concat();
         let load = Load::start(frontend.address, &flags);
         let mut warm = None;
         for turn in 0.. {
@@ -409,9 +411,12 @@ fn clients_beyond_the_limit_take_nothing_from_those_that_are_served() {
     let chain = Chain::with(&[("CONNECTIONS_MAX", "64")]);
     for process in [&chain.backend, &chain.frontend] {
         let limit = LIMIT.to_string();
-        let old = Load::start(process.address, &["--connections", &limit, "--seconds", "3600"]);
+        let old = ["--connections", &limit, "--seconds", "3600", "--timeout-ms", "30000"];
+        let old = Load::start(process.address, &old);
         wait_until("all old clients are connected", || connected(process.address) == LIMIT);
-        let storm = ["--connections", "500", "--close", "--seconds", &seconds.to_string()];
+        let seconds = seconds.to_string();
+        let storm = ["--connections", "500", "--close", "--seconds", &seconds];
+        let storm = [&storm[..], &["--timeout-ms", "30000"]].concat();
         let storm = Load::start(process.address, &storm).report();
         old.interrupt();
         let old = old.report();
@@ -442,35 +447,44 @@ fn a_frontend_restarted_under_load_loses_no_response() {
     restart_under_load(address, frontend(backend.address).env("PORT", address.port().to_string()));
 }
 
-/// Requests on a connection get their responses; without a listener, clients are refused. A silent
-/// connection is closed a moment after the signal: a load that took all of the processors would have
-/// clients send their requests later than that.
+/// Every request that the service has logged before its end was answered in whole. Clients may find
+/// a connection closed only before a request of theirs was read: a silent one is closed a moment
+/// after the signal, and on a busy machine a client may send its next request later than that.
 fn restart_under_load(address: SocketAddr, command: &mut Command) {
     let times = form(5, 50);
+    command.env("LOG_FORMAT", "text");
     let mut process = Process::start(command);
+    let mut logged = process.count_lines(" GET / 200 ");
     let loads = [&["--close"][..], &["--pipeline", "4"], &[]].map(|flags| {
         let common = ["--connections", "32", "--rate", "500", "--seconds", "3600"];
         Load::start(address, &[flags, &common].concat())
     });
+    let mut handled = 0;
     for _ in 0..times {
         wait_until("the load has begun", || {
             process.metrics().count("http_requests_total{route=\"/\",status=\"200\"}") > 500
         });
         process.signal(SIGTERM);
         assert_eq!(process.exit_code(), Some(0));
+        handled += logged.join().unwrap();
         process = Process::start(command);
+        logged = process.count_lines(" GET / 200 ");
     }
     loads.iter().for_each(Load::interrupt);
+    let mut responses = 0;
     for report in loads.map(Load::report) {
+        let [refused, reset, closed, unsent] = ["REFUSED", "RESET", "CLOSED", "UNSENT"]
+            .map(|word| report.count(&format!("failures {word}")));
         eprintln!(
-            "ended and started {times} times: {} responses, {} refused, longest gap {} ms",
+            "ended and started {times} times: {} responses, {refused} refused, {reset} reset, \
+             {closed} closed, longest gap {} ms",
             report.count("responses"),
-            report.count("failures REFUSED"),
             report.count("longest_gap_ms")
         );
-        assert!(report.count("responses") > 0);
-        assert_eq!(report.failures_except("REFUSED"), 0, "{}", report.text);
+        assert_eq!(report.count("failed"), refused + reset + closed + unsent, "{}", report.text);
+        responses += report.count("statuses 200");
     }
+    assert!(handled > 500 && responses >= handled, "{responses} of {handled} responses");
 }
 
 #[test]

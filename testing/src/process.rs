@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
@@ -83,6 +83,12 @@ impl Process {
                 return line;
             }
         }
+    }
+
+    /// Reads its stdout to the end; returns the number of lines that contain `part`.
+    pub fn count_lines(&mut self, part: &'static str) -> JoinHandle<usize> {
+        let lines = self.lines.take().unwrap();
+        thread::spawn(move || lines.iter().filter(|line| line.contains(part)).count())
     }
 
     /// Closes the reading end of its stdout.
