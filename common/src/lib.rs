@@ -1,7 +1,7 @@
 //! HTTP/1.1, JSON and a small event loop on `std` alone, for two services that exercise container
 //! platforms. Modules in reading order; imports point downwards.
 //!
-//! Invariants, tested against the sources by `tests/tidy.rs`:
+//! Invariants, tested against the sources by `testing/tests/sources.rs`:
 //!
 //! - Nothing under `http` names a socket, a clock or a thread: bytes in, bytes out.
 //! - `unsafe` and `extern` are in `sys` alone.

@@ -188,7 +188,8 @@ fn load(plan: &Arc<Plan>) -> io::Result<(Statistics, Duration)> {
             let (plan, statistics) = (Arc::clone(plan), Arc::clone(statistics));
             let worker_shutdown = shutdown.clone();
             let thread = thread::Builder::new().spawn_scoped(scope, move || {
-                let worker = worker::run(plan, number, statistics, worker_shutdown.clone());
+                let worker =
+                    worker::run(plan, number, statistics, worker_shutdown.clone(), connection::run);
                 rt::run(&worker_shutdown, worker)?
             });
             // The scope waits for the threads that have started.
@@ -199,7 +200,7 @@ fn load(plan: &Arc<Plan>) -> io::Result<(Statistics, Duration)> {
                 rt::spawn(show_progress(Arc::clone(plan), statistics.clone()));
             }
             let own = Arc::clone(&statistics[0]);
-            let worker = worker::run(Arc::clone(plan), 0, own, shutdown.clone());
+            let worker = worker::run(Arc::clone(plan), 0, own, shutdown.clone(), connection::run);
             let on_signal = |signal| {
                 if shutdown.is_begun() {
                     std::process::exit(interrupted(signal).into());

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use super::reactor::Reactor;
+use super::reactor::{Reactor, TaskId};
 
 /// Polls between two calls of `epoll_wait`: tasks that wake each other must not starve the sockets.
 const POLLS_MAX: usize = 4096;
@@ -27,9 +27,6 @@ thread_local! {
 
 /// The future of a task.
 type BoxFuture = Pin<Box<dyn Future<Output = ()>>>;
-
-/// The index of a task.
-pub(super) type TaskId = usize;
 
 /// The future that `run` was given. It is no entry of the task list.
 const MAIN_TASK: TaskId = TaskId::MAX;

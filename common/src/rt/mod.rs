@@ -4,6 +4,7 @@
 //! (`executor`). Each turn of its loop polls the tasks that were woken, sleeps in the kernel until
 //! a descriptor is ready or a deadline has come, and wakes the tasks that wait for these.
 
+mod async_fd;
 mod executor;
 mod reactor;
 
@@ -15,9 +16,10 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Instant;
 
+pub use async_fd::AsyncFd;
 pub(crate) use executor::lock;
 pub use executor::{Shutdown, Worker, now, poll_deadline, spawn, wake_next_turn};
-pub use reactor::{AsyncFd, Direction};
+pub use reactor::Direction;
 
 /// Makes this thread a worker and drives `main` to its end.
 pub fn run<T>(shutdown: &Shutdown, main: impl Future<Output = T>) -> io::Result<T> {

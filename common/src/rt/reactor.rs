@@ -3,12 +3,10 @@
 //! operation returns `WouldBlock`.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
-use std::io::{self, Read};
-use std::os::fd::AsFd;
-use std::task::{Poll, ready};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::task::Poll;
 
-use super::executor::{self, TaskId};
 use crate::sys::{self, Epoll};
 
 /// The token of the pipe that wakes a worker. Descriptors count from 0.
@@ -28,98 +26,8 @@ pub enum Direction {
     Out,
 }
 
-/// A non-blocking descriptor, registered with the worker that made it.
-#[derive(Debug)]
-pub struct AsyncFd<S> {
-    io: S,
-    index: usize,
-}
-
-impl<S: AsFd> AsyncFd<S> {
-    /// A descriptor of this worker alone.
-    pub fn new(io: S) -> AsyncFd<S> {
-        AsyncFd { io, index: executor::reactor(|reactor| reactor.register(Sharing::Own)) }
-    }
-
-    /// A descriptor that other workers wait for too: each event wakes one of them. Its events are
-    /// level-triggered, so one operation for each event is enough.
-    pub fn shared(io: S) -> AsyncFd<S> {
-        AsyncFd { io, index: executor::reactor(|reactor| reactor.register(Sharing::Exclusive)) }
-    }
-
-    /// The descriptor.
-    pub fn get_ref(&self) -> &S {
-        &self.io
-    }
-
-    /// Tries the operation, again after each event, until it is not `WouldBlock`. On `Pending` the
-    /// current task is polled again when the descriptor is ready.
-    pub fn poll_io<T>(
-        &self,
-        direction: Direction,
-        mut operation: impl FnMut(&S) -> io::Result<T>,
-    ) -> Poll<io::Result<T>> {
-        loop {
-            let task = executor::current_task();
-            let ready = executor::reactor(|reactor| reactor.poll_ready(self, direction, task));
-            if let Err(error) = ready!(ready) {
-                return Poll::Ready(Err(error));
-            }
-            match operation(&self.io) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.update(|source| source.clear_ready(direction));
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => {
-                    self.update(|source| source.operation_done(direction));
-                    return Poll::Ready(result);
-                }
-            }
-        }
-    }
-
-    /// `poll_io` as a future.
-    pub async fn io<T>(
-        &self,
-        direction: Direction,
-        mut operation: impl FnMut(&S) -> io::Result<T>,
-    ) -> io::Result<T> {
-        poll_fn(|_| self.poll_io(direction, &mut operation)).await
-    }
-
-    /// Reads available bytes; 0 is the end. A short read means that no more are there, which saves
-    /// the call that would return `WouldBlock`.
-    pub fn poll_read(&self, into: &mut [u8]) -> Poll<io::Result<usize>>
-    where
-        for<'a> &'a S: Read,
-    {
-        let room = into.len();
-        let read = self.poll_io(Direction::In, |mut io| io.read(into));
-        if let Poll::Ready(Ok(count)) = read
-            && (1..room).contains(&count)
-        {
-            // The peer's end raises no further event: `is_read_closed` stays, so that it is read.
-            self.update(|source| source.is_readable = false);
-        }
-        read
-    }
-
-    /// Removes the descriptor from the epoll until it is waited for again: a level-triggered event
-    /// that is not handled would come again and again.
-    pub fn suspend(&self) {
-        executor::reactor(|reactor| reactor.suspend(self));
-    }
-
-    fn update(&self, change: impl FnOnce(&mut Source)) {
-        executor::reactor(|reactor| change(&mut reactor.sources.borrow_mut()[self.index]));
-    }
-}
-
-impl<S> Drop for AsyncFd<S> {
-    fn drop(&mut self) {
-        executor::try_reactor(|reactor| reactor.deregister(self.index));
-    }
-}
+/// The index of a task.
+pub(super) type TaskId = usize;
 
 /// The epoll of one worker and the state of its descriptors.
 pub(super) struct Reactor {
@@ -129,7 +37,7 @@ pub(super) struct Reactor {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Sharing {
+pub(super) enum Sharing {
     Own,
     /// Level-triggered, with `EPOLLEXCLUSIVE`.
     Exclusive,
@@ -137,13 +45,13 @@ enum Sharing {
 
 /// The readiness of one descriptor, and the tasks to wake when it changes.
 #[allow(clippy::struct_excessive_bools)] // independent of each other
-struct Source {
+pub(super) struct Source {
     /// Differs from the one before at the same index, so that late events are recognized.
     generation: u32,
     sharing: Sharing,
     /// The direction that the epoll watches; `Out` includes `In`.
     interest: Option<Direction>,
-    is_readable: bool,
+    pub(super) is_readable: bool,
     is_writable: bool,
     is_read_closed: bool,
     reader: Option<TaskId>,
@@ -158,7 +66,7 @@ impl Source {
         }
     }
 
-    fn clear_ready(&mut self, direction: Direction) {
+    pub(super) fn clear_ready(&mut self, direction: Direction) {
         match direction {
             Direction::In => (self.is_readable, self.is_read_closed) = (false, false),
             Direction::Out => self.is_writable = false,
@@ -166,7 +74,7 @@ impl Source {
     }
 
     /// A level-triggered event comes again while the descriptor is ready.
-    fn operation_done(&mut self, direction: Direction) {
+    pub(super) fn operation_done(&mut self, direction: Direction) {
         if self.sharing == Sharing::Exclusive {
             self.clear_ready(direction);
         }
@@ -239,7 +147,8 @@ impl Reactor {
         self.sources.borrow().len()
     }
 
-    fn register(&self, sharing: Sharing) -> usize {
+    /// Adds a descriptor, which joins the epoll when it is first waited for.
+    pub(super) fn register(&self, sharing: Sharing) -> usize {
         let mut sources = self.sources.borrow_mut();
         let index = self.free.borrow_mut().pop().unwrap_or(sources.len());
         let generation = sources.get(index).map_or(0, |old| old.generation.wrapping_add(1));
@@ -261,22 +170,29 @@ impl Reactor {
         index
     }
 
-    fn deregister(&self, index: usize) {
+    /// Forgets a descriptor that is being closed.
+    pub(super) fn deregister(&self, index: usize) {
         let source = &mut self.sources.borrow_mut()[index];
         source.generation = source.generation.wrapping_add(1);
         (source.reader, source.writer) = (None, None);
         self.free.borrow_mut().push(index);
     }
 
+    /// Changes the state of a descriptor.
+    pub(super) fn update(&self, index: usize, change: impl FnOnce(&mut Source)) {
+        change(&mut self.sources.borrow_mut()[index]);
+    }
+
     /// `Ready` if an operation is worth trying. Otherwise records the task that waits, and has the
     /// epoll watch the descriptor from its first wait on.
-    fn poll_ready<S: AsFd>(
+    pub(super) fn poll_ready(
         &self,
-        fd: &AsyncFd<S>,
+        fd: BorrowedFd<'_>,
+        index: usize,
         direction: Direction,
         task: TaskId,
     ) -> Poll<io::Result<()>> {
-        let source = &mut self.sources.borrow_mut()[fd.index];
+        let source = &mut self.sources.borrow_mut()[index];
         if source.is_ready(direction) {
             return Poll::Ready(Ok(()));
         }
@@ -297,11 +213,11 @@ impl Reactor {
                 sys::EPOLLIN | sys::EPOLLOUT | sys::EPOLLRDHUP | sys::EPOLLET
             }
         };
-        let token = u64::from(source.generation) << 32 | fd.index as u64;
+        let token = u64::from(source.generation) << 32 | index as u64;
         let epoll = self.epoll.borrow();
         let registered = match source.interest.replace(direction) {
-            None => epoll.add(fd.io.as_fd(), interest, token),
-            Some(_) => epoll.modify(fd.io.as_fd(), interest, token),
+            None => epoll.add(fd, interest, token),
+            Some(_) => epoll.modify(fd, interest, token),
         };
         match registered {
             Ok(()) => Poll::Pending,
@@ -309,10 +225,11 @@ impl Reactor {
         }
     }
 
-    fn suspend<S: AsFd>(&self, fd: &AsyncFd<S>) {
-        let interest = self.sources.borrow_mut()[fd.index].interest.take();
+    /// Removes a descriptor from the epoll until it is waited for again.
+    pub(super) fn suspend(&self, fd: BorrowedFd<'_>, index: usize) {
+        let interest = self.sources.borrow_mut()[index].interest.take();
         if interest.is_some() {
-            let _ = self.epoll.borrow().delete(fd.io.as_fd());
+            let _ = self.epoll.borrow().delete(fd);
         }
     }
 }

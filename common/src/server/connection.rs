@@ -11,8 +11,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use super::listener::GRACE;
-use super::{ConnectionGuard, MaybeReady, Peer, READ_BYTES_MAX, Reject, Server, Service};
+use super::{ConnectionGuard, GRACE, MaybeReady, Peer, READ_BYTES_MAX, Reject, Server, Service};
 use crate::http::server::{ResponseContext, ServerConn, Stage};
 use crate::http::{KeepAlive, Response};
 use crate::rt::{self, AsyncFd, Direction};

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
-use super::{ConnectionGuard, Event, Server, Service};
+use super::{ConnectionGuard, Event, GRACE, Server, Service};
 use crate::rt::{self, AsyncFd, Direction, Either};
 use crate::sys;
 
@@ -19,10 +19,6 @@ const BACKLOG: i32 = 4096;
 const OVER_LIMIT_MAX: usize = 16;
 /// The pause after an `accept` that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// At shutdown, how long the listener stays for connections on their way, and a silent connection
-/// for a request on its way.
-pub(super) const GRACE: Duration = Duration::from_millis(200);
-
 /// Opens a listener that all workers share. One listener for each worker (`SO_REUSEPORT`) was not
 /// faster, and the connections in a busy worker's queue would wait for it alone.
 pub fn listen(address: SocketAddr) -> io::Result<Arc<TcpListener>> {

@@ -30,6 +30,10 @@ const READ_BYTES_MAX: usize = 16 << 10;
 const SPARE_BUFFERS_MAX: usize = 64;
 const SPARE_BUFFER_BYTES_MAX: usize = 16 << 10;
 
+/// At shutdown, how long the listener stays for connections on their way, and a silent connection
+/// for a request on its way.
+const GRACE: Duration = Duration::from_millis(200);
+
 /// Handles the requests of one worker's connections.
 pub trait Service: 'static {
     /// A response that is not ready yet. It is under way when it is returned.

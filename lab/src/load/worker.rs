@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use common::rt::{self, Either, Shutdown};
 
-use super::connection;
 use super::schedule::{Schedule, share};
 use super::statistics::{Failure, Statistics};
 use super::timer::Timer;
@@ -54,12 +53,13 @@ pub(super) enum ConnectionUse {
 }
 
 /// Sends this thread's share of the requests until the end of the load or the shutdown, and waits
-/// for the last responses.
+/// for the last responses. `connection` is the task of each connection.
 pub(super) async fn run(
     plan: Arc<Plan>,
     thread: u64,
     statistics: Arc<Mutex<Statistics>>,
     shutdown: Shutdown,
+    connection: impl AsyncFn(&Worker) + Copy + 'static,
 ) -> io::Result<()> {
     let connections = share(plan.connections, thread, plan.threads);
     let new_schedule = |rate| Schedule::new((plan.begin, plan.end), rate, (thread, plan.threads));
@@ -76,7 +76,7 @@ pub(super) async fn run(
     });
     for _ in 0..connections {
         let guard = RunningGuard(Rc::clone(&worker));
-        rt::spawn(async move { connection::run(&guard.0).await });
+        rt::spawn(async move { connection(&guard.0).await });
     }
     if let Some(schedule) = &worker.schedule {
         worker.wake_when_due(schedule).await?;
@@ -233,7 +233,9 @@ mod tests {
             end: begin + Duration::from_millis(100),
         };
         let (statistics, shutdown) = (Arc::<Mutex<Statistics>>::default(), Shutdown::default());
-        let load = run(Arc::new(plan), 0, Arc::clone(&statistics), shutdown.clone());
+        let own = Arc::clone(&statistics);
+        let connection = super::super::connection::run;
+        let load = run(Arc::new(plan), 0, own, shutdown.clone(), connection);
         rt::run(&shutdown, load).unwrap().unwrap();
         let statistics = statistics.lock().unwrap();
         let counts = (statistics.responses(), statistics.failed());
