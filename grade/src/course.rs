@@ -55,7 +55,6 @@ impl Marker<'_> {
 
     async fn mark_checkout(&self, path: &Path, cleanup: &Cleanup) -> Result<Outcome, Stop> {
         let checkout = Checkout::find(path).map_err(|why| Stop::Outcome(Outcome::Failed(why)))?;
-        self.need_ports().await?;
         let mut sheet = Sheet::default();
         checkout.judge(&mut sheet);
         let mut refused = sources::check_tree(&checkout.root);
@@ -108,6 +107,7 @@ impl Marker<'_> {
         mut sheet: Sheet,
         cleanup: &Cleanup,
     ) -> Result<Outcome, Stop> {
+        self.need_ports().await?;
         let compose = self.engine.compose();
         let limits = Limits {
             marking: &cleanup.marking,
