@@ -62,9 +62,12 @@ fn metrics_row(family: &str, open_labels: &[&str]) -> String {
             }
         }
     }
-    let describe = |(key, values): &(&str, Vec<&str>)| match open_labels.contains(key) {
-        true => format!("`{key}`"),
-        false => format!("`{key}`: {}", values.join(", ")),
+    let describe = |(key, values): &(&str, Vec<&str>)| {
+        if open_labels.contains(key) {
+            format!("`{key}`")
+        } else {
+            format!("`{key}`: {}", values.join(", "))
+        }
     };
     let labels: Vec<String> = labels.iter().filter(|(key, _)| *key != "le").map(describe).collect();
     format!("| `{name}` | {kind} | {} | {help} |", labels.join("; "))
