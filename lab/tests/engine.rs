@@ -521,9 +521,8 @@ fn check_image(image: &str, service: &str) {
     let page = format!("https://hub.docker.com/r/{}/{service}", namespace());
     let port = if service == "api-backend" { 8001 } else { 8000 };
     for (path, expected) in [
-        ("Labels/hub_url", page.clone()),
+        ("Labels/hub_url", page),
         ("Labels/org.opencontainers.image.title", service.to_owned()),
-        ("Labels/org.opencontainers.image.source", page),
         ("Labels/org.opencontainers.image.licenses", "MIT".to_owned()),
         ("Labels/org.opencontainers.image.version", env!("CARGO_PKG_VERSION").to_owned()),
         ("Labels/org.opencontainers.image.revision", "engine-test".to_owned()),

@@ -15,6 +15,7 @@ pub mod docker;
 pub mod invariants;
 pub mod lab;
 pub mod namespaces;
+pub mod pages;
 pub mod ports;
 pub mod process;
 pub mod service_suite;
