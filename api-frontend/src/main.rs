@@ -149,7 +149,8 @@ impl Handler for FrontendHandler {
     type Future = BackendRequest;
 
     fn get(&self, request: &Request<'_>) -> MaybeReady<BackendRequest> {
-        match self.client.get(request.fields.get("via")) {
+        let via = request.fields.get_all("via").collect::<Vec<_>>().join(&b", "[..]);
+        match self.client.get(Some(&via[..]).filter(|via| !via.is_empty())) {
             Ok(response) => MaybeReady::Pending(BackendRequest {
                 future: Either::Response(response),
                 metrics: Arc::clone(&self.metrics),

@@ -440,6 +440,37 @@ fn a_request_that_comes_back_is_refused() {
 }
 
 #[test]
+fn a_request_comes_back_in_any_via_field() {
+    let requests = Arc::new(Mutex::new(String::new()));
+    let seen = Arc::clone(&requests);
+    let backend = Backend::start(move |connection| {
+        while connection.request() {
+            seen.lock().unwrap().clone_from(&connection.head);
+            connection.send(WELL);
+        }
+    });
+    let process = Process::start(&mut command(backend.address));
+    let mut client = process.connect();
+    client.send(get("/"));
+    assert_eq!(client.response().status, 200);
+    let request = requests.lock().unwrap().clone();
+    let own = request.lines().find_map(|line| line.strip_prefix("Via: ")).unwrap();
+    for (fields, status) in [
+        ("Via: 1.1 other\r\n".to_owned(), 200),
+        ("Via:\r\n".to_owned(), 200),
+        (format!("Via: {own}\r\n"), 508),
+        (format!("Via: {own}, 1.1 other\r\n"), 508),
+        (format!("Via: {own}\r\nVia: 1.1 other\r\n"), 508),
+        // Some proxies put their field before the others.
+        (format!("Via: 1.1 other\r\nVia: {own}\r\n"), 508),
+        (format!("Via:\r\nVia: 1.1 other\r\nVia: {own}\r\n"), 508),
+    ] {
+        client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
+        assert_eq!(client.response().status, status, "{fields}");
+    }
+}
+
+#[test]
 #[ignore = "needs namespaces"]
 fn a_connection_to_itself_is_a_refused_one_and_leaves_the_port_free() {
     namespaces::run(|| {

@@ -432,6 +432,21 @@ impl SignalSet {
     }
 }
 
+/// Has all threads allocate from one arena. glibc would reserve 64 MiB of addresses for each thread,
+/// and tries again and again where a limit forbids it: meanwhile, other allocations fail, which
+/// aborts the process. musl has no arenas.
+pub(crate) fn use_one_arena() {
+    #[cfg(target_env = "gnu")]
+    {
+        unsafe extern "C" {
+            fn mallopt(parameter: c_int, value: c_int) -> c_int;
+        }
+        const M_ARENA_MAX: c_int = -8;
+        // SAFETY: no pointer is passed. It fails for unknown parameters alone.
+        unsafe { mallopt(M_ARENA_MAX, 1) };
+    }
+}
+
 /// Reaps the children that have ended.
 pub(crate) fn reap_children() {
     // SAFETY: a null status is not written.

@@ -405,6 +405,101 @@ fn a_backend_runs_with_almost_no_rights() {
 
 #[test]
 #[ignore = "needs a Docker engine"]
+fn an_image_copes_with_the_defaults_of_a_host() {
+    let _exclusive = exclusive();
+    build_images();
+    let denied = Folder::create("seccomp");
+    let profile = |name: &str, rule: &str| {
+        let path = denied.0.join(name);
+        let rules = format!("{{\"defaultAction\": \"SCMP_ACT_ALLOW\", \"syscalls\": [{rule}]}}");
+        fs::write(&path, rules).unwrap();
+        format!("--security-opt=seccomp={}", path.display())
+    };
+    let refuse = |call: &str, errno: u32, arguments: &str| {
+        let rule = format!(
+            "{{\"names\": [\"{call}\"], \"action\": \"SCMP_ACT_ERRNO\", \"errnoRet\": {errno}, \
+             \"args\": [{arguments}]}}"
+        );
+        profile(&format!("{call}-{errno}"), &rule)
+    };
+    let v6 = "{\"index\": 0, \"value\": 10, \"op\": \"SCMP_CMP_EQ\"}";
+    // Options, arguments, and a part of the first line.
+    let serving = [
+        (vec!["--sysctl=net.ipv6.bindv6only=1".to_owned()], vec![], "[::]:8001"),
+        (vec![], vec!["--port", "9000"], "[::]:9000"),
+        (vec![], vec!["--host=0.0.0.0", "--port=9000"], "0.0.0.0:9000"),
+        (vec![], vec!["--host", "::1"], "[::1]:8001"),
+        (vec![refuse("socket", 1, v6)], vec![], "0.0.0.0:8001"),
+        (vec![refuse("socket", 13, v6)], vec![], "0.0.0.0:8001"),
+        (vec![refuse("socket", 97, v6)], vec![], "0.0.0.0:8001"),
+        (vec![refuse("prlimit64", 1, "")], vec![], "[::]:8001"),
+        // musl's threads need no clone3.
+        (vec![refuse("clone3", 1, "")], vec![], "[::]:8001"),
+    ];
+    for (options, arguments, address) in &serving {
+        let options: Vec<_> = options.iter().map(String::as_str).collect();
+        let backend = Run::start_with(&image("api-backend"), &options, arguments);
+        let greeting = format!("{address}, pid 1 (process 1), ");
+        wait_until("a greeting", || backend.has_logged(&greeting));
+        docker(&["exec", &backend.id, "/api-backend", "healthcheck"]);
+        if !address.starts_with("[::1]") {
+            let port = if address.ends_with("9000") { 9000 } else { 8001 };
+            assert!(serves(backend.address("bridge", port)), "{options:?} {arguments:?}");
+        }
+    }
+    for (option, step) in [
+        ("--pids-limit=2".to_owned(), "cannot start worker "),
+        ("--pids-limit=1".to_owned(), "cannot start the log thread"),
+        (refuse("signalfd4", 1, ""), "cannot read signals"),
+        (refuse("socket", 1, ""), "cannot listen on [::]:8001"),
+        (refuse("listen", 13, ""), "cannot listen on [::]:8001"),
+        (refuse("getsockname", 1, ""), "cannot read the address"),
+        (refuse("epoll_create1", 1, ""), "cannot open an epoll for each worker"),
+        (refuse("pipe2", 1, ""), "cannot open an epoll for each worker"),
+    ] {
+        let backend = Run::start_with(&image("api-backend"), &[&option], &["--workers=4"]);
+        wait_until("its end", || backend.inspect("State/Running") == "false");
+        let lines = backend.logs();
+        assert_eq!((lines.len(), &*backend.inspect("State/ExitCode")), (1, "1"), "{lines:?}");
+        assert!(lines[0].starts_with(&format!("api-backend: {step}")), "{option}: {lines:?}");
+    }
+}
+
+/// Only where the engine uses control groups of version 1: there, a container does not see the
+/// groups above its own.
+#[test]
+#[ignore = "needs a Docker engine and control groups of version 1"]
+fn the_memory_limit_of_a_parent_group_counts() {
+    let _exclusive = exclusive();
+    build_images();
+    let parent = Path::new("/sys/fs/cgroup/memory").join(namespace());
+    fs::create_dir(&parent).expect("control groups of version 1");
+    fs::write(parent.join("memory.limit_in_bytes"), "16777216").unwrap();
+    let option = format!("--cgroup-parent=/{}", namespace());
+    {
+        let backend = Run::start(&image("api-backend"), &[&option]);
+        wait_until("a greeting", || backend.has_logged("at most 1024 connections"));
+    }
+    wait_until("the group can be removed", || fs::remove_dir(&parent).is_ok());
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
+fn an_orphan_of_docker_exec_is_reaped() {
+    let _exclusive = exclusive();
+    build_images();
+    let backend = Run::start(&image("api-backend"), &[]);
+    wait_until("a greeting", || backend.has_logged("listening on"));
+    let pid = backend.inspect("State/Pid");
+    // A shell in the pid namespace of the container leaves a child behind.
+    let orphan = "nsenter --target $0 --pid sh -c 'sleep 0.2 &'";
+    stdout_of(timed("sh").args(["-c", orphan, &pid]));
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    wait_until("it is reaped", || fs::read_to_string(&children).unwrap().trim().is_empty());
+}
+
+#[test]
+#[ignore = "needs a Docker engine"]
 fn a_wrong_setting_is_one_line_and_exit_code_2() {
     let _exclusive = exclusive();
     build_images();

@@ -85,10 +85,15 @@ pub struct Run(Container);
 
 impl Run {
     pub fn start(image: &str, options: &[&str]) -> Run {
+        Run::start_with(image, options, &[])
+    }
+
+    /// With arguments of the program.
+    pub fn start_with(image: &str, options: &[&str], arguments: &[&str]) -> Run {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("--name={}-run-{number}", namespace());
-        let id = docker(&[&["run", "--detach", &name], options, &[image]].concat());
+        let id = docker(&[&["run", "--detach", &name], options, &[image], arguments].concat());
         Run(Container { id: id.trim_end().to_owned() })
     }
 }

@@ -1,8 +1,8 @@
 //! The tests that both services must pass as processes: log, signals, shortages, settings, metrics.
 
 use std::fs;
-use std::io::{ErrorKind, Read};
-use std::net::{TcpListener, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv6Addr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -15,7 +15,9 @@ use tools::json::Value;
 use crate::client::{Client, Response, get};
 use crate::namespaces;
 use crate::ports::free_port;
-use crate::process::{Metrics, Process, run, run_by_shell};
+use crate::process::{
+    Metrics, Process, SIGCONT, SIGSTOP, exit_code, run, run_by_shell, scratch_folder,
+};
 use crate::{WAIT_MAX, at, wait_until};
 
 /// Declares all tests of this suite for a `Service`.
@@ -28,6 +30,14 @@ macro_rules! service_suite {
             is_not_ready_while_draining;
             drains_no_longer_than_the_drain_timeout;
             second_signal_exits_at_once;
+            each_signal_drains_or_changes_nothing;
+            log_file_at_its_size_limit_ends_nothing;
+            requests_that_arrive_while_it_is_stopped_are_served;
+            healthcheck_that_was_stopped_succeeds;
+            healthcheck_succeeds_beyond_the_connection_limit;
+            orphans_are_reaped;
+            #[ignore = "needs namespaces"]
+            listens_on_ipv4_too_if_bindv6only_is_set;
             #[ignore = "needs namespaces"]
             sigterm_reaches_process_1;
             closed_stdout_fails_no_request;
@@ -39,7 +49,6 @@ macro_rules! service_suite {
             serves_without_ipv6;
             port_in_use_is_one_line_with_the_address;
             failed_start_is_one_line_and_exit_code_1;
-            #[ignore = "aborts at some limits"]
             start_short_of_memory_is_one_line_and_exit_code_1;
             wrong_setting_is_one_line_and_exit_code_2;
             help_and_version_are_printed_on_stdout;
@@ -182,6 +191,165 @@ pub fn second_signal_exits_at_once(service: &Service) {
         process.line_with("SIGTERM again: ending now");
         assert_eq!(process.exit_code(), Some(128 + sys::SIGTERM));
     }
+}
+
+/// Signals that a fault raises, and those that no process can block, have their default action.
+pub fn each_signal_drains_or_changes_nothing(service: &Service) {
+    for signal in [sys::SIGHUP, sys::SIGINT, sys::SIGQUIT, sys::SIGTERM] {
+        let mut process = Process::start(&mut service.command());
+        process.signal(signal);
+        process.line_with(": draining");
+        assert_eq!(process.exit_code(), Some(0), "signal {signal}");
+    }
+    let mut process = Process::start(&mut service.command());
+    // SIGUSR1, SIGUSR2, SIGPIPE, SIGALRM, SIGSTKFLT, SIGCHLD, SIGCONT, SIGURG, SIGXFSZ, SIGVTALRM,
+    // SIGPROF, SIGWINCH, SIGIO, SIGPWR, and the real-time signals that no C library uses.
+    let meaningless = [10, 12, 13, 14, 16, 17, 18, 23, 25, 26, 27, 28, 29, 30];
+    for signal in meaningless.into_iter().chain(35..=64) {
+        process.signal(signal);
+        assert_eq!(process.connect().request("/").status, 200, "signal {signal}");
+    }
+    process.signal(sys::SIGTERM);
+    assert_eq!(process.exit_code(), Some(0));
+}
+
+pub fn log_file_at_its_size_limit_ends_nothing(service: &Service) {
+    let address = at(free_port());
+    let log = scratch_folder().join(format!("limited-{}.log", address.port()));
+    // Some shells count in 512 bytes, some in 1,024.
+    let script = format!("ulimit -f 1; exec $@ > {}", log.display());
+    let mut command = run_by_shell(&script, &service.command());
+    command.env("PORT", address.port().to_string());
+    let mut child = tools::sys::die_with_parent(&mut command).spawn().unwrap();
+    wait_until("a listener", || TcpStream::connect(address).is_ok());
+    let mut client = Client::connect(address);
+    wait_until("dropped lines", || {
+        assert_eq!(client.request("/").status, 200);
+        let metrics = Metrics::read(&client.request("/metrics").body);
+        metrics.count("log_lines_dropped_total") > 10
+    });
+    assert!(fs::metadata(&log).unwrap().len() <= 1024);
+    fs::remove_file(&log).unwrap();
+    tools::sys::send_signal(child.id(), sys::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// Bytes that arrived before the process went on count before a deadline that passed meanwhile.
+pub fn requests_that_arrive_while_it_is_stopped_are_served(service: &Service) {
+    const TIMEOUT: &str = "500";
+    const STOPPED: Duration = Duration::from_millis(700);
+    let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab";
+    let chunked =
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
+    let twice = get("/") + &get("/version");
+    let cases = [
+        (get("/"), 0, vec![200]),
+        (get("/"), 1, vec![200]),
+        (get("/"), 10, vec![200]),
+        (get("/"), get("/").len() - 1, vec![200]),
+        (twice.clone(), get("/").len() + 1, vec![200, 200]),
+        (post.to_owned(), post.len() - 1, vec![405]),
+        (chunked.to_owned(), chunked.len() - 3, vec![405]),
+    ];
+    for end in [None, Some(sys::SIGTERM)] {
+        let mut command = service.command();
+        command.env("WORKERS", "1");
+        command.env("CONNECTIONS_MAX", (cases.len() + 1).to_string());
+        for timeout in ["IDLE_TIMEOUT_MS", "HEAD_TIMEOUT_MS", "BODY_TIMEOUT_MS"] {
+            command.env(timeout, TIMEOUT);
+        }
+        let mut process = Process::start(&mut command);
+        let mut used = process.connect();
+        let mut clients: Vec<_> = cases.iter().map(|_| process.connect()).collect();
+        for (client, (bytes, cut, _)) in clients.iter().zip(&cases) {
+            client.send(&bytes[..*cut]);
+        }
+        // After this response, the one worker has read all of them.
+        assert_eq!(used.request("/").status, 200);
+        let mut over_limit = process.connect();
+        if let Some(signal) = end {
+            process.signal(signal);
+            process.line_with("draining");
+        }
+        process.pause();
+        for (client, (bytes, cut, _)) in clients.iter().zip(&cases) {
+            client.send(&bytes[*cut..]);
+        }
+        used.send(get("/"));
+        over_limit.send(get("/healthz"));
+        thread::sleep(STOPPED);
+        process.resume();
+        for (client, (bytes, cut, statuses)) in clients.iter_mut().zip(&cases) {
+            for status in statuses {
+                assert_eq!(client.response().status, *status, "{end:?} {bytes:?} cut at {cut}");
+            }
+        }
+        assert_eq!(used.response().status, 200, "{end:?} idle");
+        if end.is_some() {
+            assert_eq!(process.exit_code(), Some(0));
+        } else {
+            assert_eq!(over_limit.response().status, 200);
+        }
+    }
+}
+
+pub fn healthcheck_that_was_stopped_succeeds(service: &Service) {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let mut command = service.command();
+    command.arg("healthcheck").env("PORT", port.to_string());
+    let mut check = tools::sys::die_with_parent(&mut command).spawn().unwrap();
+    let (mut stream, _) = server.accept().unwrap();
+    tools::sys::send_signal(check.id(), SIGSTOP).unwrap();
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+    // Longer than a health check may take.
+    thread::sleep(Duration::from_millis(1_200));
+    tools::sys::send_signal(check.id(), SIGCONT).unwrap();
+    assert_eq!(exit_code(&mut check), Some(0));
+}
+
+pub fn healthcheck_succeeds_beyond_the_connection_limit(service: &Service) {
+    const MAX: usize = 8;
+    let process = Process::start(service.command().env("CONNECTIONS_MAX", MAX.to_string()));
+    let mut clients: Vec<_> = (0..MAX).map(|_| process.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.request("/version").status, 200);
+    }
+    let port = process.address.port().to_string();
+    for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/", 503)] {
+        let mut client = process.connect();
+        let response = client.request(path);
+        assert_eq!((response.status, response.is_last()), (status, true), "{path}");
+        assert_eq!(client.read_to_end(), "");
+        // A variable that a platform sets must not matter to it.
+        let mut check = service.command();
+        check.env("PORT", &port).env("API_BACKEND_PORT", "tcp://172.17.0.2:8001");
+        let output = run(check.arg("healthcheck").env("IDLE_TIMEOUT_MS", "none"));
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+pub fn orphans_are_reaped(service: &Service) {
+    // The shell's children become those of the service that replaces it: one has ended by then.
+    let script = "true & sleep 100 & exec $@";
+    let process = Process::start(&mut run_by_shell(script, &service.command()));
+    let path = format!("/proc/{0}/task/{0}/children", process.pid);
+    let children = || fs::read_to_string(&path).unwrap();
+    wait_until("the first is reaped", || children().split_whitespace().count() <= 1);
+    let second = children().trim().parse().unwrap();
+    tools::sys::send_signal(second, sys::SIGTERM).unwrap();
+    wait_until("the second is reaped", || children().trim().is_empty());
+    assert_eq!(process.connect().request("/").status, 200);
+}
+
+pub fn listens_on_ipv4_too_if_bindv6only_is_set(service: &Service) {
+    namespaces::run(|| {
+        fs::write("/proc/sys/net/ipv6/bindv6only", "1").unwrap();
+        let process = Process::start(&mut service.command());
+        assert_eq!(process.connect().request("/").status, 200);
+        let v6 = (Ipv6Addr::LOCALHOST, process.address.port()).into();
+        assert_eq!(Client::connect(v6).request("/").status, 200);
+    });
 }
 
 pub fn sigterm_reaches_process_1(service: &Service) {
@@ -369,7 +537,7 @@ pub fn failed_start_is_one_line_and_exit_code_1(service: &Service) {
 
 /// At any limit, it starts and serves, or says in one line that memory or threads are short.
 pub fn start_short_of_memory_is_one_line_and_exit_code_1(service: &Service) {
-    for limit_kib in (50_000..350_000).step_by(25_000) {
+    for limit_kib in (10_000..100_000).step_by(7_500) {
         let script = format!("ulimit -v {limit_kib}; exec timeout -s TERM 1 $@");
         let output = run(run_by_shell(&script, &service.command()).args(["--workers", "64"]));
         let [stdout, line] =

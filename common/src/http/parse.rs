@@ -144,15 +144,19 @@ impl<'a> Fields<'a> {
 
     /// The value of the first field of this name.
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
+        self.get_all(name).next()
+    }
+
+    /// The values of all fields of this name: together, they are one list (RFC 9110 section 5.3).
+    pub fn get_all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         let mut rest = self.0;
-        while let Some((line, after)) = split_line(rest) {
-            let (found, value) = split(line, b':')?;
-            if found.eq_ignore_ascii_case(name.as_bytes()) {
-                return Some(value.trim_ascii());
-            }
+        let lines = std::iter::from_fn(move || {
+            let (line, after) = split_line(rest)?;
             rest = after;
-        }
-        None
+            split(line, b':')
+        });
+        let fields = lines.filter(move |(found, _)| found.eq_ignore_ascii_case(name.as_bytes()));
+        fields.map(|(_, value)| value.trim_ascii())
     }
 }
 

@@ -29,6 +29,7 @@ use crate::log::{self, LogFormat, LogWriter};
 use crate::metrics::{Counter, Exposition};
 use crate::rt::{self, Shutdown, Worker};
 use crate::server::{self, Load, Peer};
+use crate::sys;
 use handler::{Recorder, Router};
 use metrics::Metrics;
 
@@ -39,12 +40,13 @@ pub use settings::{limits, settings};
 
 /// How often a worker that has drained checks that the others have.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
-/// How often the first worker checks that the others have started; they notify it too.
+/// How often the first worker checks that the next one has started; that one notifies it too.
 const START_POLL: Duration = Duration::from_millis(50);
 /// The stack of a worker. Nothing recurses.
 const STACK_BYTES: usize = 256 << 10;
-/// Memory that must be left when all workers have started: the first requests need some.
-const SPARE_BYTES: usize = 1 << 20;
+/// Memory that must be left when a worker has started: the next one and the first requests need
+/// some.
+const SPARE_BYTES: usize = 4 << 20;
 
 /// Panics of the process.
 static PANICS: AtomicU64 = AtomicU64::new(0);
@@ -226,13 +228,14 @@ fn serve<A: App>(
     config: &Config,
     new: impl FnOnce(&Setup<'_>) -> io::Result<A>,
 ) -> io::Result<()> {
+    sys::use_one_arena();
     let signalfd = signals::block().map_err(step("cannot read signals"))?;
     let workers = match config.number("WORKERS") as usize {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
     let listener = listen(config)?;
-    let address = listener.local_addr()?;
+    let address = listener.local_addr().map_err(step("cannot read the address"))?;
     let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(step("cannot use stdout"))?;
     let log = EventLog {
         writer: LogWriter::start(File::from(stdout))
@@ -342,10 +345,11 @@ fn run_workers<A: App, T: Future<Output = ()> + 'static>(
                  memory and threads, as with --pids-limit)"
             );
             others.push(spawned.map_err(step(&failed)).inspect_err(|_| shared.shutdown.begin())?);
-        }
-        // A worker whose start fails begins the shutdown.
-        while ready.load(Ordering::Acquire) < others.len() && !shared.shutdown.is_begun() {
-            std::thread::park_timeout(START_POLL);
+            // One at a time: the check before the next one must see the memory that this one took.
+            // A worker whose start fails begins the shutdown.
+            while ready.load(Ordering::Acquire) < others.len() && !shared.shutdown.is_begun() {
+                std::thread::park_timeout(START_POLL);
+            }
         }
         check_memory().map_err(step("cannot start")).inspect_err(|_| shared.shutdown.begin())?;
         let first_task = first_task(shared);

@@ -31,6 +31,8 @@ pub(super) fn block() -> std::io::Result<OwnedFd> {
 /// process at once.
 pub(super) async fn handle(signalfd: OwnedFd, delay: Duration, shared: Arc<Shared>) {
     let signals = Signals::new(signalfd);
+    // A program that this one replaced may have left children that have ended already.
+    sys::reap_children();
     let mut drain_at: Option<Instant> = None;
     loop {
         let signal = match drain_at.filter(|_| !shared.shutdown.is_begun()) {
