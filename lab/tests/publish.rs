@@ -53,6 +53,8 @@ fn latest_is_what_was_built_for_either_architecture() {
             let platform = format!("--platform=linux/{arch}");
             stdout_of(registry.client("docker").args(["pull", "--quiet", &platform, &latest]));
             assert_eq!(inspect(&latest, "Architecture"), arch);
+            let address = latest.strip_suffix(":latest").expect("the tag");
+            assert_eq!(inspect(&latest, "Config/Labels/hub_url"), format!("https://{address}"));
             let digests = inspect(&latest, "RepoDigests");
             for (_, digest) in said.iter().filter(|(name, _)| *name == latest) {
                 assert!(digests.contains(digest), "{latest}: {digests}");
