@@ -218,7 +218,7 @@ fn failed(error: Error, status: Status) -> Response {
     Response { reason: Some(error.reason()), ..service::error(status, &error.to_string()) }
 }
 
-/// Wraps the backend's JSON, which is parsed and written anew, never pasted in.
+/// Wraps the backend's JSON, which is parsed and written again, never pasted in.
 fn wrap(response: &ReceivedResponse<'_>) -> Outcome {
     let mut body = Vec::with_capacity(response.body.len() + 48);
     body.extend_from_slice(b"{\"return\": ");

@@ -306,7 +306,7 @@ fn an_http_1_0_connection_with_keep_alive_and_a_length_is_kept() {
 struct End {
     /// Requests that are responded to.
     served: usize,
-    /// What is sent of the response to the next one.
+    /// The part of the response to the next one that is sent.
     sent: &'static str,
 }
 

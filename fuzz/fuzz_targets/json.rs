@@ -1,4 +1,4 @@
-//! Whatever text comes: it is rewritten in one way or refused, and each string of it survives.
+//! Any text is rewritten in one way or refused, and each of its strings survives.
 #![no_main]
 
 use common::json;
@@ -13,7 +13,7 @@ fuzz_target!(|text: &[u8]| {
     }
 });
 
-/// What a string says is written so that it reads the same again, and members are found by it.
+/// A string is written so that it reads the same again, and finds its member.
 fn assert_kept(value: &Value<'_>) {
     if let Some(said) = value.text() {
         let mut written = Vec::new();

@@ -78,7 +78,7 @@ pub(crate) async fn stream(call: ClientConn<'_>, line: &mut dyn FnMut(&str)) -> 
     run(call, Streams::Merged, line).await
 }
 
-/// Whether standard output is apart, or one log with standard error.
+/// Standard output by itself, or in one log with standard error.
 #[derive(Clone, Copy)]
 enum Streams {
     Apart,

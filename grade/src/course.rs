@@ -1,5 +1,5 @@
-//! The course of one marking, from a checkout to its sheet: read, decide, build, start. What has
-//! been started is looked at in `inspection`.
+//! The course of one marking, from a checkout to its sheet: read, decide, build, start. `inspection`
+//! then judges what runs.
 
 use std::env;
 use std::io::{self, Write};
@@ -44,8 +44,7 @@ struct Read {
 }
 
 impl Marker<'_> {
-    /// Builds, starts and marks a checkout. What it makes is noted in `cleanup`, for the caller to
-    /// remove.
+    /// Builds, starts and marks a checkout. `cleanup` lists what the caller must remove.
     pub(crate) async fn checkout(&self, path: &Path, cleanup: &Cleanup) -> Outcome {
         match self.mark_checkout(path, cleanup).await {
             Ok(outcome) | Err(Stop::Outcome(outcome)) => outcome,

@@ -1,5 +1,5 @@
-//! A deployment that has been started: what the engine says of it and what it responds. What is
-//! done to it is in the parts below.
+//! A deployment that has been started: what the engine says of it and what it responds. The
+//! parts below act on it.
 
 mod crash;
 mod decoy;

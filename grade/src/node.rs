@@ -14,7 +14,7 @@ pub(crate) enum Node {
     Map(Vec<(String, Node)>),
 }
 
-/// Whether a `$` is doubled, so that Compose takes it for itself.
+/// The way that a `$` is written: doubled, Compose takes it for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dollars {
     Single,

@@ -23,7 +23,7 @@ pub(crate) struct Limits<'a> {
     pub(crate) marking: &'a str,
     /// Cores of this machine.
     pub(crate) cores: usize,
-    /// Whether builds have no network.
+    /// Builds have no network.
     pub(crate) is_offline: bool,
 }
 

@@ -9,7 +9,7 @@ use crate::words::{Lang, Words, printable};
 pub(crate) struct Progress {
     lang: Lang,
     on_terminal: bool,
-    /// Whether the line has something on it.
+    /// The line has something on it.
     written: Cell<bool>,
 }
 

@@ -226,7 +226,7 @@ mod tests {
                 &[(PATHS, "/etc/passwd")],
             ),
             (
-                r#"{"api-backend": {"volumes": ["somebody_data:/x"]}}"#.to_owned(),
+                r#"{"api-backend": {"volumes": ["others_data:/x"]}}"#.to_owned(),
                 &[(UNKNOWN, "format 1")],
             ),
             (r#"{"volumes": {"v": null}, "x-more": 1}"#.to_owned(), &[]),

@@ -461,7 +461,7 @@ fn left_overs() -> BTreeSet<String> {
     found
 }
 
-/// Whether a build is within the step that never ends.
+/// Returns true if a build is within the step that never ends.
 fn is_sleeping() -> bool {
     docker(&["ps", "--no-trunc", "--format", "{{.Command}}"]).contains("sleep infinity")
 }

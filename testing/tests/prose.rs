@@ -30,7 +30,6 @@ const LEFT_OUT: &[&str] =
     &[".git", "target", "Cargo.lock", "LICENSE", "fuzz/seeds", "fuzz/corpus", "lab/tests/grade"];
 
 #[test]
-#[ignore = "not all texts are plain yet"]
 fn texts_use_plain_words() {
     let mut found = Vec::new();
     let mut files = 0;

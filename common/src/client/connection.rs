@@ -407,7 +407,7 @@ fn poll_connected(socket: &AsyncFd<TcpStream>) -> Poll<io::Result<()>> {
             }
             peer => peer?,
         };
-        // A port that nobody listens on, in the range of ephemeral ports, can be given to the
+        // A port without a listener, in the range of ephemeral ports, can be given to the
         // socket that connects to it (TCP simultaneous open). Close without TIME-WAIT: that would
         // keep the backend from listening there.
         if stream.local_addr()? == peer {

@@ -278,7 +278,7 @@ impl Inspection<'_> {
 }
 
 /// Returns true if the frontend responds as it did before any crash: with the backend's JSON in its
-/// own, or else with the same success. Whether its JSON is right is another rule.
+/// own, or else with the same success. Another rule judges its JSON.
 fn is_as_before(backend: &Service, frontend: &Service, probed: &Probed) -> bool {
     let held = backend.probed.response().filter(|response| frontend.probed.holds(response));
     match held {

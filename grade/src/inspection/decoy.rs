@@ -1,4 +1,4 @@
-//! Whether the frontend follows its variables: all services are started once more as they are, in a
+//! The rule that the frontend follows its variables: all services are started once more as they are, in a
 //! project of their own, where the backend has another name.
 
 use std::io;
@@ -22,7 +22,7 @@ const MISLED_START: Duration = Duration::from_secs(5);
 
 impl Inspection<'_> {
     /// A frontend that is told the other name must reach the backend, and one that is told a port
-    /// where nothing listens must not. Whether the JSON is right is another rule.
+    /// where nothing listens must not. Another rule judges its JSON.
     pub(super) async fn judge_variables(&mut self, backend: &Service, frontend: &Service) {
         if frontend.probed.response().is_none() {
             return;

@@ -1,4 +1,4 @@
-//! The report for a terminal. What could move its cursor is printed as escapes.
+//! The report for a terminal. Bytes that could move its cursor are printed as escapes.
 
 use std::fmt::Write;
 
