@@ -47,16 +47,17 @@ fn both_come_up_in_order_and_are_confined() {
     build_images();
     let (began, at) = (Instant::now(), SystemTime::now());
     let project = Project::up("order", &[]);
+    wait_until("the chain", || serves(project.published("api-frontend")));
+    let took = began.elapsed();
+    eprintln!("the chain serves after {took:?}");
+    // Five seconds at rest; a machine that is busy with other things gets twice that.
+    assert!(took < Duration::from_secs(10), "{took:?}");
     let [backend, frontend] = SERVICES.map(|service| project.container(service));
     wait_for("both healthy", WAIT_MAX, || {
         (backend.inspect("State/Health/Status") == "healthy"
             && frontend.inspect("State/Health/Status") == "healthy")
             .then_some(())
     });
-    let took = began.elapsed();
-    eprintln!("both healthy after {took:?}");
-    // Five seconds at rest; a machine that is busy with other things gets twice that.
-    assert!(took < Duration::from_secs(10), "{took:?}");
 
     let healthy = backend.event("health_status: healthy", at).expect("it was healthy");
     // Compose v2 creates both at once, but starts one after the other.
