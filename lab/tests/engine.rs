@@ -429,7 +429,7 @@ fn an_image_copes_with_the_defaults_of_a_host() {
         (vec!["--sysctl=net.ipv6.bindv6only=1".to_owned()], vec![], "[::]:8001"),
         (vec![], vec!["--port", "9000"], "[::]:9000"),
         (vec![], vec!["--host=0.0.0.0", "--port=9000"], "0.0.0.0:9000"),
-        (vec![], vec!["--host", "::1"], "[::1]:8001"),
+        (vec![], vec!["--host", "127.0.0.1"], "127.0.0.1:8001"),
         (vec![refuse("socket", 1, v6)], vec![], "0.0.0.0:8001"),
         (vec![refuse("socket", 13, v6)], vec![], "0.0.0.0:8001"),
         (vec![refuse("socket", 97, v6)], vec![], "0.0.0.0:8001"),
@@ -441,9 +441,10 @@ fn an_image_copes_with_the_defaults_of_a_host() {
         let options: Vec<_> = options.iter().map(String::as_str).collect();
         let backend = Run::start_with(&image("api-backend"), &options, arguments);
         let greeting = format!("{address}, pid 1 (process 1), ");
-        wait_until("a greeting", || backend.has_logged(&greeting));
+        let case = format!("{options:?} {arguments:?}: a greeting");
+        wait_until(&case, || backend.has_logged(&greeting));
         docker(&["exec", &backend.id, "/api-backend", "healthcheck"]);
-        if !address.starts_with("[::1]") {
+        if !address.starts_with("127.") {
             let port = if address.ends_with("9000") { 9000 } else { 8001 };
             assert!(serves(backend.address("bridge", port)), "{options:?} {arguments:?}");
         }
@@ -459,7 +460,7 @@ fn an_image_copes_with_the_defaults_of_a_host() {
         (refuse("pipe2", 1, ""), "cannot open an epoll for each worker"),
     ] {
         let backend = Run::start_with(&image("api-backend"), &[&option], &["--workers=4"]);
-        wait_until("its end", || backend.inspect("State/Running") == "false");
+        wait_until(&format!("{option}: its end"), || backend.inspect("State/Running") == "false");
         let lines = backend.logs();
         assert_eq!((lines.len(), &*backend.inspect("State/ExitCode")), (1, "1"), "{lines:?}");
         assert!(lines[0].starts_with(&format!("api-backend: {step}")), "{option}: {lines:?}");
