@@ -34,28 +34,30 @@ impl ProcessLimits {
         }
     }
 
-    /// Connections of all workers that fit the limits.
-    fn connections(self) -> u64 {
+    /// Descriptors for connections.
+    fn free_descriptors(self) -> u64 {
         let reserved = RESERVED_DESCRIPTORS + RESERVED_DESCRIPTORS_PER_WORKER * self.workers;
-        let descriptors = self.descriptors - reserved.min(self.descriptors / 2);
-        descriptors.min(self.memory / MEMORY_PER_CONNECTION)
+        self.descriptors - reserved.min(self.descriptors / 2)
     }
 
-    /// Connections to the backend of one worker: at most a quarter of all connections, as each
-    /// belongs to a client's, and the backend needs fewer.
+    /// Connections to the backend of one worker: at most a quarter of those that descriptors and
+    /// memory allow, as each belongs to a client's, and the backend needs fewer.
     pub fn backend_connections(self, config: &Config) -> usize {
         let wanted = config.number("BACKEND_CONNECTIONS_MAX");
         self.backend_share(wanted) as usize
     }
 
     fn backend_share(self, wanted_per_worker: u64) -> u64 {
-        wanted_per_worker.min(self.connections() / 4 / self.workers).max(1)
+        let connections = self.free_descriptors().min(self.memory / MEMORY_PER_CONNECTION);
+        wanted_per_worker.min(connections / 4 / self.workers).max(1)
     }
 
-    /// Connections of clients, besides those of all workers to the backend, and a quarter of these
-    /// that may wait for the backend to close.
+    /// Connections of clients. Descriptors go to those of all workers to the backend too, and to a
+    /// quarter of these that may wait for the backend to close; the memory of each client's has
+    /// room for its part of these.
     pub fn client_connections(self, wanted: u64, backend: u64) -> u64 {
-        wanted.min(self.connections().saturating_sub(backend + backend / 4)).max(1)
+        let descriptors = self.free_descriptors().saturating_sub(backend + backend / 4);
+        wanted.min(descriptors).min(self.memory / MEMORY_PER_CONNECTION).max(1)
     }
 }
 
@@ -186,7 +188,7 @@ mod tests {
         for (limits, backend, clients) in [
             (limits(1 << 20, u64::MAX, 1), 1024, 10_000),
             (limits(1 << 20, u64::MAX, 2), 1024, 10_000),
-            (limits(1 << 20, 16 << 20, 1), 256, 704),
+            (limits(1 << 20, 16 << 20, 1), 256, 1024),
             (limits(1024, u64::MAX, 1), 242, 666),
             (limits(64, u64::MAX, 1), 8, 22),
             (limits(3, u64::MAX, 256), 1, 1),
