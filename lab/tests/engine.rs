@@ -99,15 +99,15 @@ fn every_route_has_its_bytes_and_every_request_its_line() {
                 "POST /",
                 "405 Method Not Allowed",
                 Some("GET, HEAD, OPTIONS"),
-                &error("this path does not take this method"),
+                &error("method not allowed on this path"),
             ),
             (
                 "HEAD /traceback",
                 "405 Method Not Allowed",
                 Some("GET, OPTIONS"),
-                &error("this path does not take this method"),
+                &error("method not allowed on this path"),
             ),
-            ("FROB /", "501 Not Implemented", None, &error("this method is not implemented")),
+            ("FROB /", "501 Not Implemented", None, &error("method not implemented")),
         ] {
             let request_line = format!("{request} HTTP/1.1");
             client.send(format!("{request_line}\r\nHost: a\r\n\r\n"));
@@ -119,14 +119,22 @@ fn every_route_has_its_bytes_and_every_request_its_line() {
                     format!("Content-Length: {length}\r\n"),
                 ),
             };
-            let expected = format!("HTTP/1.1 {status}\r\n{allow}{kind}{length}\r\n");
+            let server = format!("Server: {service}/1.0.0\r\n");
+            let expected = format!("HTTP/1.1 {status}\r\n{server}{allow}{kind}{length}\r\n");
             let (head, received) = if request.starts_with("HEAD ") {
                 (client.response_head(), body.to_owned())
             } else {
                 let response = client.response();
                 (response.head, response.body)
             };
-            assert_eq!(undated(&head), expected, "{service}: {request}");
+            let host = &container.inspect("Config/Hostname");
+            let served_by =
+                |line: &&str| line.starts_with("X-Served-By: ") && line.trim_end().ends_with(host);
+            let undated = undated(&head);
+            let (named, rest): (Vec<_>, Vec<_>) =
+                undated.split_inclusive("\r\n").partition(served_by);
+            assert_eq!(named.len(), 1, "{service}: {request}: {head}");
+            assert_eq!(rest.concat(), expected, "{service}: {request}");
             assert_eq!(received, body, "{service}: {request}");
             logged += usize::from(!request.ends_with('z'));
         }
