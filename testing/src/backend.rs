@@ -1,8 +1,9 @@
 //! A fake backend that sends the raw bytes that its test says.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -19,7 +20,9 @@ pub struct Backend {
 #[derive(Default)]
 struct Shared {
     is_ended: AtomicBool,
-    streams: Mutex<Vec<TcpStream>>,
+    accepted: AtomicUsize,
+    /// Open connections, by their number.
+    streams: Mutex<HashMap<usize, TcpStream>>,
 }
 
 impl Backend {
@@ -42,13 +45,16 @@ impl Backend {
                     break;
                 }
                 stream.set_nodelay(true).unwrap();
-                known.streams.lock().unwrap().push(stream.try_clone().unwrap());
-                let serve = Arc::clone(&serve);
+                let number = known.accepted.fetch_add(1, Ordering::Relaxed);
+                let clone = stream.try_clone().unwrap();
+                known.streams.lock().unwrap().insert(number, clone);
+                let (serve, known) = (Arc::clone(&serve), Arc::clone(&known));
                 thread::spawn(move || {
                     let reader = BufReader::new(stream);
                     let mut connection = Connection { reader, head: String::new() };
                     serve(&mut connection);
                     connection.close();
+                    known.streams.lock().unwrap().remove(&number);
                 });
             }
             listener
@@ -62,7 +68,7 @@ impl Backend {
 
     /// The number of connections so far.
     pub fn connections(&self) -> usize {
-        self.shared.streams.lock().unwrap().len()
+        self.shared.accepted.load(Ordering::Relaxed)
     }
 }
 
@@ -73,7 +79,7 @@ impl Drop for Backend {
         if let Some(Ok(listener)) = self.acceptor.take().map(JoinHandle::join) {
             stop_listening(listener);
         }
-        for stream in self.shared.streams.lock().unwrap().drain(..) {
+        for stream in self.shared.streams.lock().unwrap().values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
