@@ -44,6 +44,36 @@ fn slow_requests_use_as_many_connections_as_there_are_requests() {
 }
 
 #[test]
+#[ignore = "needs namespaces"]
+fn a_backend_that_writes_head_and_body_apart_waits_for_no_delayed_acknowledgement() {
+    const COUNT: usize = 100;
+    namespaces::run(|| {
+        // The end of a response is held back until its beginning is acknowledged.
+        let backend = Backend::start(|connection| {
+            connection.reader.get_ref().set_nodelay(false).unwrap();
+            let (head, body) = WELL.split_at(WELL.len() - 2);
+            while connection.respond(head) && connection.send(body) {}
+        });
+        let process = Process::start(&mut command(backend.address));
+        let mut client = process.connect();
+        for _ in 0..COUNT {
+            assert_eq!(client.request("/").body, WRAPPED);
+        }
+        let delayed = delayed_acknowledgements();
+        assert!(delayed < COUNT / 2, "{delayed} of {COUNT}");
+    });
+}
+
+/// The acknowledgements that the kernel has sent late, in this network namespace.
+fn delayed_acknowledgements() -> usize {
+    let counters = fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
+    let mut rows = counters.lines().filter(|row| row.starts_with("TcpExt:"));
+    let [names, values] = [(); 2].map(|()| rows.next().unwrap().split(' '));
+    let mut counters = names.zip(values);
+    counters.find(|(name, _)| *name == "DelayedACKs").unwrap().1.parse().unwrap()
+}
+
+#[test]
 fn requests_beyond_the_limit_wait_for_a_connection_and_are_seen_in_a_metric() {
     let gate = Arc::new(Gate::default());
     let held = Arc::clone(&gate);

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::linux::net::TcpStreamExt;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -174,6 +175,11 @@ impl Connection {
             self.conn.receive(scratch.get(..count).unwrap_or_default());
             if self.take_responses(shared)? == KeepAlive::Close {
                 return Ok(KeepAlive::Close);
+            }
+            // A backend that writes head and body apart may send the body only when the head is
+            // acknowledged (Nagle's algorithm), which the kernel delays by 40 ms.
+            if self.conn.has_begun() {
+                let _ = self.socket.get_ref().set_quickack(true);
             }
         }
         Ok(if self.is_closed { KeepAlive::Close } else { KeepAlive::Keep })
