@@ -432,18 +432,22 @@ impl SignalSet {
     }
 }
 
-/// Has all threads allocate from one arena. glibc would reserve 64 MiB of addresses for each thread,
-/// and tries again and again where a limit forbids it: meanwhile, other allocations fail, which
-/// aborts the process. musl has no arenas.
-pub(crate) fn use_one_arena() {
+/// Has glibc allocate as musl does: threads share one arena, and large blocks are returned to the
+/// system. glibc would reserve 64 MiB of addresses for each thread, and try again and again where a
+/// limit forbids it: meanwhile, other allocations fail, which aborts the process. A large block that
+/// it keeps says nothing of the memory that is left for the stacks of threads.
+pub(crate) fn set_malloc_options() {
     #[cfg(target_env = "gnu")]
     {
         unsafe extern "C" {
             fn mallopt(parameter: c_int, value: c_int) -> c_int;
         }
+        const M_MMAP_THRESHOLD: c_int = -3;
         const M_ARENA_MAX: c_int = -8;
-        // SAFETY: no pointer is passed. It fails for unknown parameters alone.
-        unsafe { mallopt(M_ARENA_MAX, 1) };
+        for (parameter, value) in [(M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, 128 << 10)] {
+            // SAFETY: no pointer is passed. It fails for unknown parameters alone.
+            unsafe { mallopt(parameter, value) };
+        }
     }
 }
 

@@ -228,7 +228,8 @@ fn serve<A: App>(
     config: &Config,
     new: impl FnOnce(&Setup<'_>) -> io::Result<A>,
 ) -> io::Result<()> {
-    sys::use_one_arena();
+    sys::set_malloc_options();
+    check_memory().map_err(step("cannot start"))?;
     let signalfd = signals::block().map_err(step("cannot read signals"))?;
     let workers = match config.number("WORKERS") as usize {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -362,7 +363,8 @@ fn run_workers<A: App, T: Future<Output = ()> + 'static>(
     })
 }
 
-/// Fails if there is not a little memory left. Later, a failed allocation would abort the process.
+/// Fails if there is not a little memory left. Later, a failed allocation would abort the process,
+/// as a thread does that finds no memory for its signal stack.
 fn check_memory() -> io::Result<()> {
     Vec::<u8>::new().try_reserve_exact(SPARE_BYTES).map_err(|_| io::ErrorKind::OutOfMemory.into())
 }
