@@ -517,17 +517,13 @@ mod tests {
     }
 
     #[test]
-    fn looks_up_addresses_and_names() {
+    fn looks_up_addresses() {
         let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
         for family in [AddressFamily::Any, AddressFamily::V4] {
             assert_eq!(lookup("127.0.0.2", family), Ok(vec![ip("127.0.0.2")]), "{family:?}");
-            let localhost = lookup("localhost", family).expect("the name of this host");
-            assert!(!localhost.is_empty(), "{family:?}");
-            assert!(localhost.iter().all(IpAddr::is_loopback), "{family:?} {localhost:?}");
         }
         assert_eq!(lookup("::1", AddressFamily::Any), Ok(vec![ip("::1")]));
-        let v4 = lookup("localhost", AddressFamily::V4).expect("the name of this host");
-        assert!(v4.iter().all(IpAddr::is_ipv4), "{v4:?}");
+        lookup("::1", AddressFamily::V4).expect_err("no IPv4 address");
     }
 
     #[test]
