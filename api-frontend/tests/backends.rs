@@ -519,6 +519,25 @@ fn a_connection_to_itself_is_a_refused_one_and_leaves_the_port_free() {
     });
 }
 
+#[test]
+#[ignore = "needs namespaces"]
+fn backends_that_never_close_use_up_no_port() {
+    namespaces::run(|| {
+        // On the loopback device, a port may be taken again before its minute is over.
+        for (name, value) in [("tcp_tw_reuse", "0"), ("ip_local_port_range", "30001 30100")] {
+            fs::write(format!("/proc/sys/net/ipv4/{name}"), value).unwrap();
+        }
+        let backend = Backend::start(|connection| while connection.respond(WELL) {});
+        let mut command = command(backend.address);
+        command.env("BACKEND_REUSE", "off").env("BACKEND_CONNECTIONS_MAX", "64");
+        let process = Process::start(&mut command);
+        let mut client = process.connect();
+        for number in 0..500 {
+            assert_eq!(client.request("/").body, WRAPPED, "request {number}");
+        }
+    });
+}
+
 // ---------- names and addresses ----------
 
 #[test]
