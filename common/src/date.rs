@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::decimal;
 use crate::http::Date;
 
 /// The wall clock, read at one instant and counted on from there, to save a call for each use.
@@ -51,9 +52,9 @@ pub fn http_date(unix_seconds: u64) -> Date {
     let (year, month, day) = civil_from_days(days);
     let mut text = *b"___, DD ___ YYYY hh:mm:ss GMT";
     text[..3].copy_from_slice(WEEKDAYS[(days % 7) as usize]);
-    digits(day, &mut text[5..7]);
+    decimal::fill(day, &mut text[5..7]);
     text[8..11].copy_from_slice(MONTHS[(month % 12) as usize]);
-    digits(year, &mut text[12..16]);
+    decimal::fill(year, &mut text[12..16]);
     time_of_day(unix_seconds % 86_400, &mut text[17..25]);
     text
 }
@@ -63,29 +64,21 @@ pub fn rfc3339(unix_millis: u64, out: &mut Vec<u8>) {
     let unix_seconds = (unix_millis / 1_000).min(UNIX_SECONDS_MAX);
     let (year, month, day) = civil_from_days(unix_seconds / 86_400);
     let mut text = *b"YYYY-MM-DDThh:mm:ss.sssZ";
-    digits(year, &mut text[..4]);
-    digits(month, &mut text[5..7]);
-    digits(day, &mut text[8..10]);
+    decimal::fill(year, &mut text[..4]);
+    decimal::fill(month, &mut text[5..7]);
+    decimal::fill(day, &mut text[8..10]);
     time_of_day(unix_seconds % 86_400, &mut text[11..19]);
-    digits(unix_millis % 1_000, &mut text[20..23]);
+    decimal::fill(unix_millis % 1_000, &mut text[20..23]);
     out.extend_from_slice(&text);
-}
-
-/// Fills `text` with the last digits of `number`.
-pub(crate) fn digits(mut number: u64, text: &mut [u8]) {
-    for digit in text.iter_mut().rev() {
-        *digit = b'0' + (number % 10) as u8;
-        number /= 10;
-    }
 }
 
 /// The last second with a year of four digits; later times are written as this one.
 const UNIX_SECONDS_MAX: u64 = 253_402_300_799;
 
 fn time_of_day(second: u64, text: &mut [u8]) {
-    digits(second / 3_600, &mut text[..2]);
-    digits(second / 60 % 60, &mut text[3..5]);
-    digits(second % 60, &mut text[6..8]);
+    decimal::fill(second / 3_600, &mut text[..2]);
+    decimal::fill(second / 60 % 60, &mut text[3..5]);
+    decimal::fill(second % 60, &mut text[6..8]);
 }
 
 /// Year, month and day of a day since 1970. Counted from 0000-03-01, so that a leap day is

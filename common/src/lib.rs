@@ -22,6 +22,7 @@ pub mod json;
 
 pub mod cli;
 pub mod date;
+mod decimal;
 pub mod log;
 pub mod metrics;
 

@@ -7,7 +7,8 @@ use std::sync::{Arc, Condvar, LockResult, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::date::{digits, rfc3339};
+use crate::date::rfc3339;
+use crate::decimal;
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +74,9 @@ impl AccessLogLine<'_> {
             escape_start(if word.is_empty() { b"-" } else { word }, WORD, out);
         }
         out.push(b' ');
-        decimal(u64::from(self.status), out);
+        decimal::write(u64::from(self.status), out);
         out.push(b' ');
-        decimal(self.bytes, out);
+        decimal::write(self.bytes, out);
         out.push(b' ');
         milliseconds(self.elapsed, out);
         if let Some(user_agent) = self.user_agent {
@@ -102,9 +103,9 @@ impl AccessLogLine<'_> {
         out.extend_from_slice(b"\", \"path\": \"");
         escape_start(self.path, JSON, out);
         out.extend_from_slice(b"\", \"status\": ");
-        decimal(u64::from(self.status), out);
+        decimal::write(u64::from(self.status), out);
         out.extend_from_slice(b", \"bytes\": ");
-        decimal(self.bytes, out);
+        decimal::write(self.bytes, out);
         out.extend_from_slice(b", \"milliseconds\": ");
         milliseconds(self.elapsed, out);
         if let Some(user_agent) = self.user_agent {
@@ -362,24 +363,10 @@ fn escape(bytes: &[u8], alphabet: Alphabet, out: &mut Vec<u8>) {
 fn milliseconds(elapsed: Duration, out: &mut Vec<u8>) {
     let whole = elapsed.as_secs().saturating_mul(1_000);
     let millis = u64::from(elapsed.subsec_millis());
-    decimal(whole.saturating_add(millis), out);
+    decimal::write(whole.saturating_add(millis), out);
     let mut fraction = *b".000";
-    digits(u64::from(elapsed.subsec_micros()), &mut fraction[1..]);
+    decimal::fill(u64::from(elapsed.subsec_micros()), &mut fraction[1..]);
     out.extend_from_slice(&fraction);
-}
-
-fn decimal(mut number: u64, out: &mut Vec<u8>) {
-    let mut text = [0; 20];
-    let mut start = text.len();
-    loop {
-        start -= 1;
-        text[start] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&text[start..]);
 }
 
 #[cfg(test)]

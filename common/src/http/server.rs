@@ -7,6 +7,7 @@ use super::buffer::{HeadCache, HeadLength, Inbound, Outbound};
 use super::grammar::{is_tchar, split_line};
 use super::parse::{self, HeadOffsets, RequestHead};
 use super::{Date, KeepAlive, Limits, Method, ParseError, Request, Response, Version};
+use crate::decimal;
 
 /// Empty lines skipped before a request line (RFC 9112 section 2.2): some old clients send one
 /// after a body.
@@ -393,24 +394,10 @@ fn write_head(response: &Response, common: &CommonFields, connection: &str, out:
         out.extend_from_slice(b"Content-Type: ");
         out.extend_from_slice(response.content_type.as_bytes());
         out.extend_from_slice(b"\r\nContent-Length: ");
-        write_decimal(response.body.len(), out);
+        decimal::write(response.body.len() as u64, out);
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"\r\n");
-}
-
-fn write_decimal(mut number: usize, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut length = 0;
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (number % 10) as u8;
-        number /= 10;
-        length += 1;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(digits.get(20 - length..).unwrap_or_default());
 }
 
 #[cfg(test)]
@@ -1244,15 +1231,6 @@ mod tests {
                 Content-Type: application/json\r\nContent-Length: 1\r\n\r\nx"
             );
             assert_eq!(send_all(&mut conn), expected);
-        }
-    }
-
-    #[test]
-    fn writes_numbers_in_full() {
-        for number in [0, 7, 9, 10, 99, 100, 65_535, 1 << 20, usize::MAX] {
-            let mut out = Vec::new();
-            write_decimal(number, &mut out);
-            assert_eq!(out, number.to_string().as_bytes());
         }
     }
 }
