@@ -392,6 +392,31 @@ fn an_unexpected_response_is_not_taken_for_the_next_one() {
 }
 
 #[test]
+fn a_response_that_arrives_while_it_is_stopped_comes_before_the_timeout() {
+    let turn = Arc::new(Barrier::new(2));
+    let taken = Arc::clone(&turn);
+    let backend = Backend::start(move |connection| {
+        while connection.request() {
+            taken.wait();
+            taken.wait();
+            connection.send(GOOD);
+            taken.wait();
+        }
+    });
+    let process = Process::start(command_for(backend.port()).env("BACKEND_TIMEOUT_MS", "1000"));
+    let mut client = process.connect();
+    client.send(get("/"));
+    turn.wait();
+    process.pause();
+    turn.wait();
+    turn.wait();
+    // Longer than the timeout.
+    thread::sleep(Duration::from_millis(1_200));
+    process.resume();
+    assert_eq!(client.response().body, WRAPPED);
+}
+
+#[test]
 fn a_pipeline_that_breaks_is_sent_again_and_fails_no_request() {
     let broken = Arc::new(AtomicBool::new(false));
     let breaking = Arc::clone(&broken);
