@@ -654,20 +654,21 @@ fn one_slow_look_up_serves_every_request_that_waits_for_it() {
 
 #[test]
 #[ignore = "needs namespaces"]
-fn a_backend_is_found_whose_name_has_an_ipv4_address_and_an_error_for_ipv6() {
+fn a_backend_is_found_whose_name_has_an_ipv4_address_and_no_good_response_for_ipv6() {
     namespaces::run(|| {
         let _well = Backend::listen(address_of(2), |connection| while connection.respond(WELL) {});
         let dns = dns(&[address_of(2)]);
-        for code in [
+        let codes = [
             ResponseCode::NoError,
             ResponseCode::ServerFailure,
             ResponseCode::NameError,
             ResponseCode::NotImplemented,
             ResponseCode::Refused,
-        ] {
-            dns.set(NAME, QueryType::Aaaa, Answer::Code(code));
+        ];
+        for answer in codes.map(Answer::Code).into_iter().chain([Answer::Silence]) {
+            dns.set(NAME, QueryType::Aaaa, answer.clone());
             let process = Process::start(&mut by_name());
-            assert_eq!(process.connect().request("/").body, WRAPPED, "{code:?}");
+            assert_eq!(process.connect().request("/").body, WRAPPED, "{answer:?}");
         }
     });
 }

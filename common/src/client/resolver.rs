@@ -95,6 +95,10 @@ impl State {
         let addresses = if self.is_usable() { self.addresses.clone() } else { Vec::new() };
         Lookup { addresses, is_failing: self.is_failing }
     }
+
+    fn wake_waiting(&mut self) {
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
 }
 
 impl Shared {
@@ -102,7 +106,21 @@ impl Shared {
         loop {
             let state = self.is_wanted.wait_while(lock(&self.state), |it| it.wanted_at.is_none());
             drop(state.unwrap_or_else(PoisonError::into_inner));
-            let found = lookup(host);
+            // IPv4 first: some name servers leave the AAAA query without a response, or fail it, upon
+            // which musl drops the response to the A query.
+            let v4 = lookup(host, AddressFamily::V4);
+            if let Ok(v4) = &v4 {
+                let mut state = lock(&self.state);
+                state.addresses.retain(IpAddr::is_ipv6);
+                state.addresses.extend(v4);
+                state.found_at = Some(Instant::now());
+                state.wake_waiting();
+            }
+            let found = match (v4, lookup(host, AddressFamily::V6)) {
+                (Ok(v4), v6) => Ok([v4, v6.unwrap_or_default()].concat()),
+                (Err(_), Ok(v6)) => Ok(v6),
+                (Err(LookupError::NoName), Err(error)) | (Err(error), Err(_)) => Err(error),
+            };
             let mut state = lock(&self.state);
             let is_failing = found.is_err();
             match found {
@@ -116,9 +134,7 @@ impl Shared {
             self.set_failing(&mut state, is_failing);
             state.wanted_at = None;
             state.ended += 1;
-            let waiting = std::mem::take(&mut state.waiting);
-            drop(state);
-            waiting.into_iter().for_each(Waker::wake);
+            state.wake_waiting();
         }
     }
 
@@ -129,19 +145,12 @@ impl Shared {
     }
 }
 
-fn lookup(host: &str) -> Result<Vec<IpAddr>, LookupError> {
-    sys::lookup(host, AddressFamily::Any)
-        // If the AAAA query fails, musl drops the response to the A query.
-        .or_else(|first| {
-            sys::lookup(host, AddressFamily::V4).map_err(|second| match first {
-                LookupError::NoName => second,
-                LookupError::Temporary => first,
-            })
-        })
-        .or_else(|error| {
-            let loopback = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-            if is_localhost(host) { Ok(loopback) } else { Err(error) }
-        })
+fn lookup(host: &str, family: AddressFamily) -> Result<Vec<IpAddr>, LookupError> {
+    sys::lookup(host, family).or_else(|error| match family {
+        _ if !is_localhost(host) => Err(error),
+        AddressFamily::V4 => Ok(vec![Ipv4Addr::LOCALHOST.into()]),
+        AddressFamily::V6 => Ok(vec![Ipv6Addr::LOCALHOST.into()]),
+    })
 }
 
 /// Returns true if the name is always that of this host (RFC 6761 section 6.3).
