@@ -506,10 +506,11 @@ fn a_connection_to_itself_is_a_refused_one_and_leaves_the_port_free() {
     namespaces::run(|| {
         // In so small a range of ports, some connections get the backend's port as their own.
         const PORT: u16 = 40_000;
-        fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40099").unwrap();
         let mut command = command(at(PORT));
         let process = Process::start(command.env("PORT", "8000"));
         let mut client = process.connect();
+        // From here on: the client itself must not get it.
+        fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40099").unwrap();
         for number in 0..1_000 {
             let response = client.request("/");
             assert!(response.body.contains("REFUSED"), "request {number}: {response:?}");
