@@ -510,7 +510,7 @@ fn a_connection_to_itself_is_a_refused_one_and_leaves_the_port_free() {
         let process = Process::start(command.env("PORT", "8000"));
         let mut client = process.connect();
         // From here on: the client itself must not get it.
-        fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40099").unwrap();
+        namespaces::set_sysctl("net/ipv4/ip_local_port_range", "40000 40099");
         for number in 0..1_000 {
             let response = client.request("/");
             assert!(response.body.contains("REFUSED"), "request {number}: {response:?}");
@@ -525,9 +525,8 @@ fn a_connection_to_itself_is_a_refused_one_and_leaves_the_port_free() {
 fn backends_that_never_close_use_up_no_port() {
     namespaces::run(|| {
         // On the loopback device, a port may be taken again before its minute is over.
-        for (name, value) in [("tcp_tw_reuse", "0"), ("ip_local_port_range", "30001 30100")] {
-            fs::write(format!("/proc/sys/net/ipv4/{name}"), value).unwrap();
-        }
+        namespaces::set_sysctl("net/ipv4/tcp_tw_reuse", "0");
+        namespaces::set_sysctl("net/ipv4/ip_local_port_range", "30001 30100");
         let backend = Backend::start(|connection| while connection.respond(WELL) {});
         let mut command = command(backend.address);
         command.env("BACKEND_REUSE", "off").env("BACKEND_CONNECTIONS_MAX", "64");

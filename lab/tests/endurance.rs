@@ -387,12 +387,10 @@ fn connections_to_the_backend_are_few_at_any_load() {
 fn a_connection_for_each_request_uses_up_no_port() {
     const PORTS: usize = 100;
     namespaces::run(|| {
-        let set = |name: &str, value: &str| {
-            fs::write(format!("/proc/sys/net/ipv4/{name}"), value).unwrap();
-        };
         // On the loopback device, a port may be taken again before its minute is over.
-        set("tcp_tw_reuse", "0");
-        set("ip_local_port_range", &format!("30001 {}", 30_000 + PORTS));
+        namespaces::set_sysctl("net/ipv4/tcp_tw_reuse", "0");
+        let ports = format!("30001 {}", 30_000 + PORTS);
+        namespaces::set_sysctl("net/ipv4/ip_local_port_range", &ports);
         let backend = Process::start(service("api-backend").env("PORT", "8001"));
         let mut command = frontend(backend.address);
         let frontend = Process::start(command.env("PORT", "8000").env("BACKEND_REUSE", "off"));

@@ -35,6 +35,11 @@ pub fn run(body: impl FnOnce()) {
     assert!(stdout.contains("test result: ok. 1 passed"), "{stdout}");
 }
 
+/// Sets a parameter of the kernel, such as `net/ipv4/tcp_tw_reuse`, in these namespaces.
+pub fn set_sysctl(name: &str, value: &str) {
+    fs::write(format!("/proc/sys/{name}"), value).unwrap();
+}
+
 /// Makes a file have other contents, in this mount namespace alone.
 pub fn replace_file(path: &str, contents: &str) {
     static COUNT: AtomicUsize = AtomicUsize::new(0);

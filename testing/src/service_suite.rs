@@ -344,7 +344,7 @@ pub fn orphans_are_reaped(service: &Service) {
 
 pub fn listens_on_ipv4_too_if_bindv6only_is_set(service: &Service) {
     namespaces::run(|| {
-        fs::write("/proc/sys/net/ipv6/bindv6only", "1").unwrap();
+        namespaces::set_sysctl("net/ipv6/bindv6only", "1");
         let process = Process::start(&mut service.command());
         assert_eq!(process.connect().request("/").status, 200);
         let v6 = (Ipv6Addr::LOCALHOST, process.address.port()).into();
