@@ -336,10 +336,15 @@ fn a_thousand_connections_fit_in_16_mb_at_any_load() {
     build_images();
     sys::raise_descriptor_limit().expect("as many as the hard limit says");
     let network = Network::create();
-    // Those that are slow within their share of the memory keep their places until a timeout.
-    let timeouts = ["-eHEAD_TIMEOUT_MS=3000", "-eWRITE_TIMEOUT_MS=3000"];
-    let limits = ["--network", &network.0, "--memory=16m", "--memory-swap=16m"];
-    let limits = [&limits[..], &timeouts].concat();
+    let limits = [
+        "--network",
+        &network.0,
+        "--memory=16m",
+        "--memory-swap=16m",
+        // Clients that are slow within their share of the memory keep their places until a timeout.
+        "-eHEAD_TIMEOUT_MS=3000",
+        "-eWRITE_TIMEOUT_MS=3000",
+    ];
     let alias = ["--network-alias=api-backend"];
     let backend = Run::start(&image("api-backend"), &[&limits[..], &alias].concat());
     let asks = ["-eAPI_BACKEND_URL=api-backend", "-eAPI_BACKEND_PORT=8001"];
