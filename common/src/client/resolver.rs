@@ -44,7 +44,7 @@ struct State {
 pub(super) struct Lookup {
     /// No address means that the name has none, or that no name server responds.
     pub(super) addresses: Vec<IpAddr>,
-    /// It was late or failed: the addresses are of an earlier one.
+    /// It was late or failed: the addresses are of an earlier one, or not all of this one.
     pub(super) is_failing: bool,
 }
 
@@ -157,4 +157,22 @@ fn lookup(host: &str, family: AddressFamily) -> Result<Vec<IpAddr>, LookupError>
 fn is_localhost(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     host == "localhost" || host.ends_with(".localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With `/etc/hosts` and without.
+    #[test]
+    fn finds_this_host_by_its_name_in_each_family() {
+        for (family, is_of_family) in [
+            (AddressFamily::V4, IpAddr::is_ipv4 as fn(&IpAddr) -> bool),
+            (AddressFamily::V6, IpAddr::is_ipv6),
+        ] {
+            let found = lookup("localhost", family).expect("the name of this host");
+            assert!(!found.is_empty(), "{family:?}");
+            assert!(found.iter().all(|it| it.is_loopback() && is_of_family(it)), "{found:?}");
+        }
+    }
 }
