@@ -177,8 +177,9 @@ mod tests {
         let folder = Path::new("/tmp/grade-of-a-test");
         let mut command = process::Command::new("sleep");
         let mut own = command.arg("1000").env("TMPDIR", folder).spawn().expect("a process");
-        // The kernel shows the new environment once the program was started.
-        while fs::read(format!("/proc/{}/comm", own.id())).expect("it runs") != b"sleep\n" {
+        // The kernel shows the new environment some time after the new name.
+        let environment = format!("/proc/{}/environ", own.id());
+        while !fs::read_to_string(&environment).expect("it runs").contains("grade-of-a-test") {
             std::thread::yield_now();
         }
         end_processes_of(Path::new("/tmp/grade-of-another"));
