@@ -3,7 +3,7 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::mem;
-use std::sync::{Arc, Condvar, LockResult, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Barrier, Condvar, LockResult, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -163,10 +163,14 @@ impl LogWriter {
     pub fn start(sink: impl Write + Send + 'static) -> io::Result<Self> {
         let log = Self(Arc::default());
         let queue = Arc::clone(&log.0);
-        thread::Builder::new()
-            .name("log".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(move || queue.serve(sink))?;
+        let running = Arc::new(Barrier::new(2));
+        let is_running = Arc::clone(&running);
+        thread::Builder::new().name("log".to_owned()).stack_size(STACK_BYTES).spawn(move || {
+            is_running.wait();
+            queue.serve(sink);
+        })?;
+        // So that a measurement of the memory that is left includes what the thread took.
+        running.wait();
         Ok(log)
     }
 

@@ -265,15 +265,16 @@ fn serve<A: App>(
     log_panics(&shared);
     let delay = Duration::from_millis(config.number("SHUTDOWN_DELAY_MS"));
     let signal_task = |shared: &Arc<Shared>| signals::handle(signalfd, delay, Arc::clone(shared));
-    let started = || {
+    let (log, connections_max) = (shared.log.clone(), settings.connections_max);
+    let started = move || {
         let pid = std::process::id();
         let role = if pid == 1 { " (process 1)" } else { "" };
-        shared.log.write(
+        log.write(
             "info",
             &format!(
                 "{} {} listening on {address}, pid {pid}{role}, {workers} workers, at most {} \
                  connections",
-                about.name, about.version, settings.connections_max
+                about.name, about.version, connections_max
             ),
         );
     };
@@ -292,7 +293,7 @@ fn run_workers<A: App, T: Future<Output = ()> + 'static>(
     settings: &server::Settings,
     listener: &Arc<TcpListener>,
     first_task: impl FnOnce(&Arc<Shared>) -> T,
-    started: impl FnOnce(),
+    started: impl FnOnce() + 'static,
 ) -> io::Result<()> {
     let workers = shared.metrics.len();
     let made = (0..workers).map(|_| Worker::new(&shared.shutdown));
@@ -300,12 +301,14 @@ fn run_workers<A: App, T: Future<Output = ()> + 'static>(
     let mut made = made.map_err(step("cannot open an epoll for each worker"))?.into_iter();
     let serving = AtomicUsize::new(workers);
     // Boxed: the first worker's differ from those of the others.
-    let work = |number: usize, worker: Worker, start: Box<dyn FnOnce() + '_>| -> io::Result<()> {
+    let work = |number: usize, worker: Worker, start: Box<dyn FnOnce()>| -> io::Result<()> {
         let recorder = Rc::new(Recorder::new(Arc::clone(shared), number));
         let served = worker.run(async {
             let router = Rc::new(Router::new(app.handler(number), Rc::clone(&recorder)));
             rt::spawn(Rc::clone(&recorder).flush_each_turn());
-            start();
+            // A task of its own comes after what this one does until it waits: it then serves, and
+            // allocates no more.
+            rt::spawn(async { start() });
             let (load, shutdown) = (Arc::clone(&shared.load), shared.shutdown.clone());
             server::serve(router, Arc::clone(listener), settings.clone(), load, shutdown).await;
             // The first worker handles signals until all have drained.
@@ -318,24 +321,24 @@ fn run_workers<A: App, T: Future<Output = ()> + 'static>(
         served
     };
     // If one worker stops, all stop: a half-dead service must not look healthy.
-    let work = |number, worker, start: Box<dyn FnOnce() + '_>| {
+    let work = |number, worker, start: Box<dyn FnOnce()>| {
         let served = catch_unwind(AssertUnwindSafe(|| work(number, worker, start)));
         serving.fetch_sub(1, Ordering::Relaxed);
         shared.shutdown.begin();
         served.unwrap_or_else(|_| Err(io::Error::other("a worker panicked")))
     };
     let work = &work;
-    let (main_thread, ready) = (std::thread::current(), &AtomicUsize::new(0));
+    let (main_thread, ready) = (std::thread::current(), Arc::new(AtomicUsize::new(0)));
     std::thread::scope(|scope| {
         let first = made.next();
         let mut others = Vec::new();
         for (number, worker) in (1..).zip(made) {
-            let main_thread = main_thread.clone();
+            let (main_thread, is_ready) = (main_thread.clone(), Arc::clone(&ready));
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .stack_size(STACK_BYTES);
             let start = move || {
-                ready.fetch_add(1, Ordering::Release);
+                is_ready.fetch_add(1, Ordering::Release);
                 main_thread.unpark();
             };
             let spawned = check_memory().and_then(|()| {
