@@ -61,7 +61,7 @@ impl Finished {
 
 /// How a program is run.
 #[derive(Clone, Copy)]
-pub(crate) struct ClientConn<'a> {
+pub(crate) struct Invocation<'a> {
     pub(crate) words: &'a [&'a str],
     /// All of its environment.
     pub(crate) variables: &'a [(String, String)],
@@ -69,12 +69,12 @@ pub(crate) struct ClientConn<'a> {
 }
 
 /// Runs a program for what it writes to standard output.
-pub(crate) async fn output(call: ClientConn<'_>) -> Finished {
+pub(crate) async fn output(call: Invocation<'_>) -> Finished {
     run(call, Streams::Apart, &mut |_| {}).await
 }
 
 /// Runs a program for what it does; every line that it writes is given to `line`.
-pub(crate) async fn stream(call: ClientConn<'_>, line: &mut dyn FnMut(&str)) -> Finished {
+pub(crate) async fn stream(call: Invocation<'_>, line: &mut dyn FnMut(&str)) -> Finished {
     run(call, Streams::Merged, line).await
 }
 
@@ -85,7 +85,7 @@ enum Streams {
     Merged,
 }
 
-async fn run(call: ClientConn<'_>, streams: Streams, line: &mut dyn FnMut(&str)) -> Finished {
+async fn run(call: Invocation<'_>, streams: Streams, line: &mut dyn FnMut(&str)) -> Finished {
     let mut stdout = Vec::new();
     let splitter = Lines::new(LINE_BYTES_MAX);
     let mut lines = LastLines { splitter, last: VecDeque::new(), line };
@@ -159,7 +159,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(call: ClientConn<'_>, streams: Streams) -> io::Result<Running> {
+    fn start(call: Invocation<'_>, streams: Streams) -> io::Result<Running> {
         let ((output, their_output), (log, their_log)) = (UnixStream::pair()?, UnixStream::pair()?);
         output.set_nonblocking(true)?;
         log.set_nonblocking(true)?;
@@ -238,7 +238,7 @@ mod tests {
             let path = std::env::var("PATH").unwrap_or_default();
             let variables = [("PATH".to_owned(), path)];
             let words = ["sh", "-c", script];
-            let call = ClientConn { words: &words, variables: &variables, timeout };
+            let call = Invocation { words: &words, variables: &variables, timeout };
             let course = async {
                 let mut course = pin!(run(call, streams, &mut note));
                 loop {

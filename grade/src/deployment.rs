@@ -460,7 +460,7 @@ pub(crate) struct Build {
     pub(crate) image: String,
     /// Empty if the service builds nothing.
     pub(crate) context: String,
-    /// Relative to the context; empty for `Dockerfile`.
+    /// Relative to the context; empty if the compose file names none.
     pub(crate) dockerfile: String,
     pub(crate) target: String,
     pub(crate) arguments: Vec<(String, String)>,

@@ -8,7 +8,7 @@ use std::{env, fs};
 use common::rt;
 use tools::json::Value;
 
-use crate::command::{self, ClientConn, End, Finished};
+use crate::command::{self, End, Finished, Invocation};
 use crate::deployment::Container;
 use crate::node::{Dollars, Node};
 use crate::plan::LABEL;
@@ -216,7 +216,7 @@ impl Engine {
     pub(crate) async fn document(&self, file: &Path) -> Result<Node, Unread> {
         let words = [&self.python, "-c", TO_JSON, file.to_str().unwrap_or_default()];
         let variables = self.few_variables();
-        let call = ClientConn { words: &words, variables: &variables, timeout: SOON };
+        let call = Invocation { words: &words, variables: &variables, timeout: SOON };
         let read = command::output(call).await;
         match read.end {
             End::Exit(Some(0)) => {}
@@ -243,7 +243,7 @@ impl Engine {
         let folder = project.folder.to_str().unwrap_or_default();
         variables.push(("PWD".to_owned(), folder.to_owned()));
         variables.push(("COMPOSE_PROFILES".to_owned(), project.profiles.to_owned()));
-        let call = ClientConn { words: &words, variables: &variables, timeout: SOON };
+        let call = Invocation { words: &words, variables: &variables, timeout: SOON };
         let finished = command::output(call).await;
         if !finished.succeeded() {
             return Err(said(&finished));
@@ -294,11 +294,11 @@ impl Engine {
         variables.push(("TMPDIR".to_owned(), folder.to_owned()));
         variables.push(("COMPOSE_PROFILES".to_owned(), project.profiles.to_owned()));
         let words = self.compose_words(project, rest);
-        command::stream(ClientConn { words: &words, variables: &variables, timeout }, line).await
+        command::stream(Invocation { words: &words, variables: &variables, timeout }, line).await
     }
 
     async fn output(&self, words: &[&str], timeout: Duration) -> Finished {
-        command::output(ClientConn { words, variables: &self.variables, timeout }).await
+        command::output(Invocation { words, variables: &self.variables, timeout }).await
     }
 
     /// Runs any program with the environment of docker.

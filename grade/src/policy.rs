@@ -573,7 +573,14 @@ impl Judge<'_> {
             match wrong {
                 None => kept.push(mount.clone()),
                 Some(word) => {
-                    let said = mount.scalar().unwrap_or_else(|| mount.shown());
+                    let [kind, source, target] =
+                        ["type", "source", "target"].map(|key| mount.scalar_at(key));
+                    let said = match mount.scalar() {
+                        Some(short) => short,
+                        // As Compose 2 writes the short form.
+                        None if kind == "bind" => format!("{source}:{target}"),
+                        None => mount.shown(),
+                    };
                     self.refuse(word, format!("{shown} {said}"));
                     kept.extend(self.is_allowed(word).then(|| mount.clone()));
                 }
@@ -824,7 +831,10 @@ mod tests {
             r#""networks": {"default": {"link_local_ips": ["169.254.1.1"]}}"#,
             &[(NAMESPACES, "link_local_ips")],
         ),
-        (r#""volumes": [{"type": "bind", "source": "/etc", "target": "/x"}]"#, &[(MOUNTS, "/etc")]),
+        (
+            r#""volumes": [{"type": "bind", "source": "/etc", "target": "/x"}]"#,
+            &[(MOUNTS, "volumes /etc:/x")],
+        ),
         (
             r#""volumes": [{"type": "image", "source": "other", "target": "/x"}]"#,
             &[(MOUNTS, "image")],

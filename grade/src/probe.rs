@@ -177,16 +177,16 @@ fn equal(a: &Value, b: &Value) -> bool {
 
 /// Returns true if one JSON text holds another as one of its values, at any depth.
 fn holds(whole: &[u8], part: &[u8]) -> bool {
-    fn timeout_at(value: &Value, part: &Value) -> bool {
+    fn contains(value: &Value, part: &Value) -> bool {
         equal(value, part)
             || match value {
-                Value::Array(items) => items.iter().any(|item| timeout_at(item, part)),
-                Value::Object(members) => members.iter().any(|(_, value)| timeout_at(value, part)),
+                Value::Array(items) => items.iter().any(|item| contains(item, part)),
+                Value::Object(members) => members.iter().any(|(_, value)| contains(value, part)),
                 _ => false,
             }
     }
     match (Value::read(whole), Value::read(part)) {
-        (Ok(whole), Ok(part)) => timeout_at(&whole, &part),
+        (Ok(whole), Ok(part)) => contains(&whole, &part),
         _ => false,
     }
 }

@@ -106,7 +106,8 @@ impl Inspection<'_> {
             Some(build) => {
                 let folder = checkout.root.join(&build.context);
                 let path = match &*build.dockerfile {
-                    "" => usual(&folder),
+                    // Compose 2 names the usual one always.
+                    "" | "Dockerfile" => usual(&folder),
                     name => folder.join(name),
                 };
                 (path, &build.arguments[..], &*build.target)
