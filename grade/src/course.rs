@@ -217,7 +217,7 @@ impl Marker<'_> {
             if at > sources::FILES_MAX || file.exists() && paths::bytes(&file).is_none() {
                 let what = words(
                     format!("{name}: too many files, or too long a file"),
-                    format!("{name} : trop de fichiers, ou fichier trop long"),
+                    format!("{name} : trop de fichiers, ou un fichier trop long"),
                 );
                 refused.push(Refusal { word: policy::RESOURCES, what });
                 break;

@@ -224,8 +224,8 @@ impl Inspection<'_> {
                 }
                 None => {
                     return Some(words(
-                        "the engine knows of no end of process 1",
-                        "le moteur ne connaît pas de fin du processus 1",
+                        "the engine has not seen process 1 end",
+                        "le moteur n'a pas vu le processus 1 se terminer",
                     ));
                 }
             }

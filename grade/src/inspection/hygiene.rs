@@ -29,7 +29,10 @@ impl Inspection<'_> {
                 "bytes",
                 "octets",
                 if same {
-                    words("the very bytes of the exercise", "les octets mêmes de l'exercice")
+                    words(
+                        "exactly the bytes of the exercise",
+                        "exactement les octets de l'exercice",
+                    )
                 } else {
                     words(
                         "other bytes than the exercise's",
@@ -129,7 +132,7 @@ impl Inspection<'_> {
                 match code {
                     KILLED => words(
                         format!("still there after {STOP_SECONDS} s, and killed"),
-                        format!("encore là après {STOP_SECONDS} s, et tué"),
+                        format!("toujours là après {STOP_SECONDS} s, puis tué"),
                     ),
                     _ => words(
                         format!("ended within {seconds:.1} s, with exit code {code}"),
