@@ -21,7 +21,10 @@ use crate::{BACKEND_BODY, FRONTEND_BODY};
 pub const SERVICES: [&str; 2] = ["api-backend", "api-frontend"];
 
 /// The time in which a service serves again after a fault.
-pub const SOON: Duration = Duration::from_secs(1);
+pub const SOON: Duration = Duration::from_secs(2);
+/// An idle service ends before this, the default of `DRAIN_TIMEOUT_MS`.
+pub const DRAIN: Duration = Duration::from_secs(3);
+
 /// Runs one test at a time, because many look at times; and has all that this process makes on the
 /// engine removed after its end, even if it is killed.
 pub fn exclusive() -> MutexGuard<'static, ()> {
