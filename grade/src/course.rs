@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::checkout::Checkout;
+use crate::command::End;
 use crate::context;
 use crate::deployment::{self, Build, Role};
 use crate::engine::{self, Project, Unread};
@@ -344,14 +345,19 @@ impl Marker<'_> {
                 // A full disk is no reason not to mark.
                 let _ = writeln!(file, "{line}");
             }
-            // The classic builder's line for an image that it has made or found.
+            // The classic builder's lines for an image that it has made or found, and for the
+            // container of a step.
             let id = line.trim().strip_prefix("---> ");
+            let id = id.map(|id| id.strip_prefix("Running in ").unwrap_or(id));
             let is_id = |id: &&str| id.len() == 12 && id.bytes().all(|it| it.is_ascii_hexdigit());
             if let Some(id) = id.filter(is_id) {
-                cleanup.note_image(id);
+                cleanup.note(id);
             }
         };
         let built = self.engine.build(project, self.build_timeout, &mut line).await;
+        if let End::Exit(_) = built.end {
+            cleanup.after_build();
+        }
         if built.succeeded() {
             return Ok(None);
         }

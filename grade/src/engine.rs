@@ -449,20 +449,36 @@ impl Engine {
         }
     }
 
-    /// Removes those of these images that have no name: with one, they are a build's bases.
-    pub(crate) async fn remove_unnamed(&self, ids: &[String]) {
+    /// Removes the images without a name that a build has made, apart from what was here before
+    /// it. `built` holds the beginnings of ids of its images, and of its steps' containers: the
+    /// image of a step that was running when the build was killed is in no log.
+    pub(crate) async fn remove_unnamed(&self, built: &[String], before: &[String]) {
         let deadline = rt::now() + BUILD_END;
-        loop {
-            let ids = ids.iter().map(String::as_str);
-            let shown = ["image", "inspect", "--format", "{{len .RepoTags}} {{.Id}}"];
-            let inspected = self.run(&shown.into_iter().chain(ids).collect::<Vec<_>>()).await;
-            let text = inspected.text();
-            let unnamed: Vec<&str> =
-                text.lines().filter_map(|line| line.strip_prefix("0 ")).collect();
-            if unnamed.is_empty() || rt::now() >= deadline {
+        while rt::now() < deadline {
+            let mut new = self.images().await;
+            new.retain(|id| !before.contains(id));
+            let words = ["image", "inspect"].into_iter().chain(new.iter().map(String::as_str));
+            let inspected = self.run(&words.collect::<Vec<_>>()).await;
+            let images = Value::read(&inspected.stdout).unwrap_or(Value::Null);
+            let mut unnamed: Vec<String> = Vec::new();
+            // As listed the last ones come first, and are made of the others.
+            for image in images.items().iter().rev() {
+                let image = Node::from(image, Dollars::Single);
+                let [id, parent, step] =
+                    ["Id", "Parent", "Container"].map(|key| image.scalar_at(key));
+                let is_known = |id: &str| {
+                    built.iter().any(|it| id.trim_start_matches("sha256:").starts_with(&**it))
+                };
+                let is_built = is_known(&id) || is_known(&step) || unnamed.contains(&parent);
+                if is_built && image.at("RepoTags").is_none_or(Node::is_empty) {
+                    unnamed.push(id);
+                }
+            }
+            if unnamed.is_empty() {
                 return;
             }
-            self.run(&[&["rmi"], &unnamed[..]].concat()).await;
+            let ids = unnamed.iter().rev().map(String::as_str);
+            self.run(&["rmi"].into_iter().chain(ids).collect::<Vec<_>>()).await;
         }
     }
 

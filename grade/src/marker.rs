@@ -8,10 +8,16 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use common::rt;
+
 use crate::engine::Engine;
 use crate::environment::Variables;
 use crate::host;
 use crate::progress::Progress;
+
+/// The engine ends the step of a build that was killed, and keeps its image. Until then the image
+/// that it is made of must stay: it tells whose it is.
+const STEP_END: Duration = Duration::from_secs(3);
 
 /// The means of every marking.
 pub(crate) struct Marker<'a> {
@@ -37,10 +43,12 @@ pub(crate) struct Cleanup {
     pub(crate) marking: String,
     /// Its folder, for the marker's own files.
     pub(crate) folder: PathBuf,
-    /// Ids of images that the build's log named, and of all that were there before.
-    images: RefCell<Option<File>>,
+    /// Takes the ids of images and of steps' containers that the build's log names.
+    built: RefCell<Option<File>>,
     /// Something is on the engine.
     pub(crate) has_made: Cell<bool>,
+    /// A build has begun and not ended by itself.
+    is_building: Cell<bool>,
 }
 
 impl Cleanup {
@@ -48,13 +56,25 @@ impl Cleanup {
     pub(crate) fn begin(marking: String) -> io::Result<Cleanup> {
         let folder = env::temp_dir().join(&marking);
         DirBuilder::new().mode(0o700).create(&folder)?;
-        Ok(Cleanup { marking, folder, images: RefCell::default(), has_made: Cell::new(false) })
+        Ok(Cleanup {
+            marking,
+            folder,
+            built: RefCell::default(),
+            has_made: Cell::new(false),
+            is_building: Cell::new(false),
+        })
     }
 
     /// Of a marking that was killed.
     fn left(marking: String) -> Cleanup {
         let folder = env::temp_dir().join(&marking);
-        Cleanup { marking, folder, images: RefCell::default(), has_made: Cell::new(true) }
+        Cleanup {
+            marking,
+            folder,
+            built: RefCell::default(),
+            has_made: Cell::new(true),
+            is_building: Cell::new(true),
+        }
     }
 
     /// The name of the second project.
@@ -72,14 +92,20 @@ impl Cleanup {
     /// Notes the images that are here before a build.
     pub(crate) fn before_build(&self, ids: &[String]) -> io::Result<()> {
         self.has_made.set(true);
+        self.is_building.set(true);
         self.write("before", &ids.join("\n"))?;
-        self.images.replace(Some(File::create(self.folder.join("images"))?));
+        self.built.replace(Some(File::create(self.folder.join("built"))?));
         Ok(())
     }
 
-    /// Notes an image that a build has made or found.
-    pub(crate) fn note_image(&self, id: &str) {
-        if let Some(file) = &mut *self.images.borrow_mut() {
+    /// A build has ended by itself.
+    pub(crate) fn after_build(&self) {
+        self.is_building.set(false);
+    }
+
+    /// Notes an image that a build has made or found, or the container of a step.
+    pub(crate) fn note(&self, id: &str) {
+        if let Some(file) = &mut *self.built.borrow_mut() {
             // A full disk fails the build too.
             let _ = writeln!(file, "{id}");
         }
@@ -102,12 +128,12 @@ impl Cleanup {
             let text = fs::read_to_string(self.folder.join(name)).unwrap_or_default();
             text.lines().map(str::to_owned).collect::<Vec<_>>()
         };
-        let (mut made, before) = (lines("images"), lines("before"));
-        made.retain(|id| !before.iter().any(|known| known.contains(&**id)));
-        // The last ones first: they are made of the others.
-        made.reverse();
-        if !made.is_empty() {
-            engine.remove_unnamed(&made).await;
+        let (built, before) = (lines("built"), lines("before"));
+        if !built.is_empty() {
+            if self.is_building.get() {
+                rt::sleep_until(rt::now() + STEP_END).await;
+            }
+            engine.remove_unnamed(&built, &before).await;
         }
     }
 }

@@ -75,6 +75,7 @@ fn a_signal_ends_it_and_leaves_nothing_and_two_more_change_nothing() {
     let _turn = turn();
     for (name, step, signal) in [
         ("good", "reading the compose file", SIGINT),
+        ("good", "building", SIGHUP),
         ("build-never-ends", "building", SIGINT),
         ("good", "starting both", SIGTERM),
         ("good", "waiting for responses", SIGHUP),
@@ -82,12 +83,15 @@ fn a_signal_ends_it_and_leaves_nothing_and_two_more_change_nothing() {
         ("good", "following the variables", SIGINT),
         ("good", "removing what was made", SIGTERM),
     ] {
-        let before = left_overs();
+        let (before, all) = (left_overs(), everything());
         let deployment = Deployment::lay(name);
         let mut run = Run::start(&deployment);
         run.until(step);
-        if name == "build-never-ends" {
-            until("the build", || is_sleeping().then_some(()));
+        match (name, step) {
+            ("build-never-ends", _) => until("the build", || is_sleeping().then_some(())),
+            // The engine ends the step, and keeps its image.
+            (_, "building") => until("a step", || (everything() != all).then_some(())),
+            _ => {}
         }
         run.send(signal);
         if !matches!(step, "reading the compose file" | "removing what was made") {
@@ -473,6 +477,11 @@ fn left_overs() -> BTreeSet<String> {
         found.extend(lines.lines().map(str::to_owned));
     }
     found
+}
+
+/// Every container and image on the engine, those of a build's steps included.
+fn everything() -> String {
+    docker(&["ps", "--all", "--quiet"]) + &docker(&["images", "--all", "--quiet"])
 }
 
 /// Returns true if a build is within the step that never ends.
