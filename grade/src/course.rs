@@ -333,12 +333,12 @@ impl Marker<'_> {
 
     /// Builds the images; the defect, if the build fails.
     async fn build(&self, project: &Project<'_>, cleanup: &Cleanup) -> Result<Option<Words>, Stop> {
+        cleanup.before_build(&self.engine.images().await)?;
         let minutes = self.build_timeout.as_secs().div_ceil(60);
         self.progress.step(&words(
             format!("building, for {minutes} min at most"),
             format!("construction, {minutes} min au plus"),
         ));
-        cleanup.before_build(&self.engine.images().await)?;
         let mut line = |line: &str| {
             self.progress.detail(line);
             if let Some(mut file) = self.kept_log.as_ref() {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tools::json::Value;
 
@@ -19,11 +19,6 @@ use crate::process::scratch_folder;
 use crate::{BACKEND_BODY, FRONTEND_BODY};
 
 pub const SERVICES: [&str; 2] = ["api-backend", "api-frontend"];
-
-/// The time in which a service serves again after a fault.
-pub const SOON: Duration = Duration::from_secs(2);
-/// An idle service ends before this, the default of `DRAIN_TIMEOUT_MS`.
-pub const DRAIN: Duration = Duration::from_secs(3);
 
 /// Runs one test at a time, because many look at times; and has all that this process makes on the
 /// engine removed after its end, even if it is killed.
@@ -163,16 +158,11 @@ impl Container {
         Some(Event { at: nanoseconds / 1e9, exit_code })
     }
 
-    /// Runs `docker stop`. Returns the time from the signal to the end of the process: the engine's
-    /// own part, a second and more, does not count.
-    pub fn stop(&self) -> Duration {
-        let at = SystemTime::now();
+    /// Runs `docker stop`. The service must end by itself.
+    pub fn stop(&self) {
         docker(&["stop", &self.id]);
         assert_eq!(self.inspect("State/ExitCode"), "0");
         assert_eq!(self.inspect("State/OOMKilled"), "false");
-        let signalled = self.event("kill", at).expect("a signal");
-        let ended = self.event("die", at).expect("its end");
-        Duration::from_secs_f64(ended.at - signalled.at)
     }
 }
 
