@@ -16,7 +16,7 @@ use tools::json::Value;
 
 use crate::client::get_once;
 use crate::process::scratch_folder;
-use crate::{BACKEND_BODY, FRONTEND_BODY};
+use crate::{BACKEND_BODY, FRONTEND_BODY, WAIT_MAX, wait_for};
 
 pub const SERVICES: [&str; 2] = ["api-backend", "api-frontend"];
 
@@ -89,10 +89,19 @@ impl Run {
     /// With arguments of the program.
     pub fn start_with(image: &str, options: &[&str], arguments: &[&str]) -> Run {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("--name={}-run-{number}", namespace());
-        let id = docker(&[&["run", "--detach", &name], options, &[image], arguments].concat());
-        Run(Container { id: id.trim_end().to_owned() })
+        wait_for("a container", WAIT_MAX, || {
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("--name={}-run-{number}", namespace());
+            let words = [&["run", "--detach", &name], options, &[image], arguments].concat();
+            let output = timed("docker").args(&words).output().expect("docker starts");
+            let run = Run(Container { id: text(&output.stdout).trim_end().to_owned() });
+            // At times runc itself needs more threads than `--pids-limit` allows.
+            if text(&output.stderr).contains("cannot start a stopped process") {
+                return None;
+            }
+            assert!(output.status.success(), "{words:?}: {}", text(&output.stderr));
+            Some(run)
+        })
     }
 }
 
