@@ -83,6 +83,13 @@ impl Service {
         (self.command)()
     }
 
+    /// A service that, if it waits for the end of its drain, outlasts its test.
+    fn patient(&self) -> Command {
+        let mut command = self.command();
+        command.env("DRAIN_TIMEOUT_MS", "60000");
+        command
+    }
+
     /// The command exits with code 2 and one line, which contains these parts.
     pub fn rejects(&self, command: &mut Command, parts: &[&str]) {
         let output = run(command);
@@ -117,11 +124,11 @@ pub fn first_and_last_log_lines_name_service_address_and_pid(service: &Service) 
 
 pub fn sigterm_under_load_loses_no_request(service: &Service) {
     const BATCH: usize = 10;
-    let mut process = Process::start(&mut service.command());
+    let mut process = Process::start(&mut service.patient());
     let mut uploader = process.connect();
     let clients: Vec<_> = (0..12).map(|_| process.connect()).collect();
     let responses = AtomicUsize::new(0);
-    let (took, code) = thread::scope(|scope| {
+    let code = thread::scope(|scope| {
         for (number, mut client) in clients.into_iter().enumerate() {
             let responses = &responses;
             // Half of them pipeline their requests.
@@ -141,15 +148,12 @@ pub fn sigterm_under_load_loses_no_request(service: &Service) {
         uploader.send(UNFINISHED);
         wait_until("load", || responses.load(Ordering::Relaxed) >= 500);
         process.signal(sys::SIGTERM);
-        let began = Instant::now();
         process.line_with("draining");
         uploader.send("y");
         assert!(uploader.response().is_last());
-        let code = process.exit_code();
-        (began.elapsed(), code)
+        process.exit_code()
     });
     assert_eq!(code, Some(0));
-    assert!(took < Duration::from_secs(3), "{took:?}");
 }
 
 pub fn is_not_ready_while_draining(service: &Service) {
@@ -173,8 +177,7 @@ pub fn drains_no_longer_than_the_drain_timeout(service: &Service) {
     let began = Instant::now();
     process.signal(sys::SIGTERM);
     assert_eq!(process.exit_code(), Some(0));
-    let took = began.elapsed();
-    assert!((Duration::from_millis(290)..Duration::from_secs(2)).contains(&took), "{took:?}");
+    assert!(began.elapsed() >= Duration::from_millis(290), "{:?}", began.elapsed());
     assert_eq!(client.read_to_end(), "");
 }
 
@@ -405,7 +408,7 @@ pub fn broken_stdout_fails_no_request(service: &Service) {
 
 pub fn full_stdout_pipe_stalls_no_request(service: &Service) {
     const BATCH: usize = 500;
-    let mut process = Process::start(&mut service.command());
+    let mut process = Process::start(&mut service.patient());
     let mut client = process.connect();
     let mut other = process.connect();
     let agent = "x".repeat(256);
@@ -421,16 +424,14 @@ pub fn full_stdout_pipe_stalls_no_request(service: &Service) {
         sent += BATCH;
         assert!(sent < 100_000, "no line is dropped");
     }
-    let began = Instant::now();
     process.signal(sys::SIGTERM);
     assert_eq!(process.exit_code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
 pub fn thousands_of_idle_connections_cost_no_time(service: &Service) {
     const IDLE: usize = 3_000;
     sys::raise_descriptor_limit().unwrap();
-    let mut process = Process::start(&mut service.command());
+    let mut process = Process::start(&mut service.patient());
     let idle: Vec<_> = (0..IDLE).map(|_| process.connect()).collect();
     let mut working = process.connect();
     for _ in 0..200 {
@@ -442,10 +443,8 @@ pub fn thousands_of_idle_connections_cost_no_time(service: &Service) {
     thread::sleep(Duration::from_millis(200));
     let spent = process.cpu_time().saturating_sub(before);
     assert!(spent <= Duration::from_millis(20), "{spent:?} for waiting");
-    let began = Instant::now();
     process.signal(sys::SIGTERM);
     assert_eq!(process.exit_code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     for mut client in idle {
         assert_eq!(client.read_to_end(), "");
     }
@@ -596,7 +595,7 @@ pub fn healthcheck_reports_by_its_exit_code(service: &Service) {
     let check = |port: u16| {
         let began = Instant::now();
         let output = run(service.command().arg("healthcheck").env("PORT", port.to_string()));
-        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        assert!(began.elapsed() < WAIT_MAX, "{:?}", began.elapsed());
         assert_eq!(&*output.stdout, b"");
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
