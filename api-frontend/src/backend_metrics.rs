@@ -1,7 +1,6 @@
 //! The metrics of requests to the backend.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use common::client::{Error, Event, Stats};
 use common::metrics::Kind::{Counter as Total, Gauge, Histogram as Latency};
@@ -27,15 +26,7 @@ const OUTCOMES: [&str; 10] = [
 pub(crate) struct BackendMetrics {
     outcomes: [Counter; OUTCOMES.len()],
     latency: Histogram,
-    opened: Counter,
-    retries: Counter,
-    lookups: Counter,
-    lookup_failures: Counter,
-    waiting: AtomicU64,
-    in_flight: AtomicU64,
-    connecting: AtomicU64,
-    idle: AtomicU64,
-    busy: AtomicU64,
+    stats: Mutex<Stats>,
 }
 
 impl BackendMetrics {
@@ -56,21 +47,15 @@ impl BackendMetrics {
     }
 
     /// Counts an event of the client.
-    pub(crate) fn observe(&self, event: Event) {
+    pub(crate) fn observe(&self, event: Event<'_>) {
         match event {
-            Event::Opened => self.opened.add(1),
             Event::Responded(elapsed) => self.latency.observe(elapsed),
-            Event::Retried => self.retries.add(1),
-            Event::LookedUp => self.lookups.add(1),
-            Event::LookupFailed => self.lookup_failures.add(1),
-            Event::Changed(Stats { waiting, in_flight, connecting, idle, busy }) => {
-                self.waiting.store(waiting as u64, Relaxed);
-                self.in_flight.store(in_flight as u64, Relaxed);
-                self.connecting.store(connecting as u64, Relaxed);
-                self.idle.store(idle as u64, Relaxed);
-                self.busy.store(busy as u64, Relaxed);
-            }
+            Event::Changed(stats) => *self.stats() = *stats,
         }
+    }
+
+    fn stats(&self) -> MutexGuard<'_, Stats> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,7 +69,7 @@ pub(crate) const FAMILIES: &[Family<Workers>] = &[
         help: "Requests to the backend, by outcome.",
         write: |workers, page| {
             for (outcome, index) in OUTCOMES.iter().zip(0..) {
-                let count = total(workers, |it| &it.outcomes[index]);
+                let count = workers.iter().map(|it| it.outcomes[index].get()).sum();
                 page.sample(&[("outcome", outcome)], count);
             }
         },
@@ -99,28 +84,28 @@ pub(crate) const FAMILIES: &[Family<Workers>] = &[
         name: "backend_requests_waiting",
         kind: Gauge,
         help: "Requests that wait for a connection.",
-        write: |workers, page| page.value(level(workers, |it| &it.waiting)),
+        write: |workers, page| page.value(sum(workers, |it| it.waiting)),
     },
     Family {
         name: "backend_requests_in_flight",
         kind: Gauge,
         help: "Requests sent to the backend that have no response.",
-        write: |workers, page| page.value(level(workers, |it| &it.in_flight)),
+        write: |workers, page| page.value(sum(workers, |it| it.in_flight)),
     },
     Family {
         name: "backend_retries_total",
         kind: Total,
         help: "Requests sent again, as their connection closed before a byte of the response.",
-        write: |workers, page| page.value(total(workers, |it| &it.retries)),
+        write: |workers, page| page.value(sum(workers, |it| it.retried)),
     },
     Family {
         name: "backend_connections",
         kind: Gauge,
         help: "Connections to the backend by state.",
         write: |workers, page| {
-            page.sample(&[("state", "connecting")], level(workers, |it| &it.connecting));
-            page.sample(&[("state", "idle")], level(workers, |it| &it.idle));
-            page.sample(&[("state", "busy")], level(workers, |it| &it.busy));
+            page.sample(&[("state", "connecting")], sum(workers, |it| it.connecting));
+            page.sample(&[("state", "idle")], sum(workers, |it| it.idle));
+            page.sample(&[("state", "busy")], sum(workers, |it| it.busy));
         },
     },
     Family {
@@ -128,33 +113,29 @@ pub(crate) const FAMILIES: &[Family<Workers>] = &[
         kind: Gauge,
         help: "Open connections to the backend.",
         write: |workers, page| {
-            page.value(level(workers, |it| &it.idle) + level(workers, |it| &it.busy));
+            page.value(sum(workers, |it| it.idle + it.busy));
         },
     },
     Family {
         name: "backend_connections_opened_total",
         kind: Total,
         help: "Connections opened to the backend.",
-        write: |workers, page| page.value(total(workers, |it| &it.opened)),
+        write: |workers, page| page.value(sum(workers, |it| it.opened)),
     },
     Family {
         name: "backend_lookups_total",
         kind: Total,
         help: "Look-ups of the backend's name.",
-        write: |workers, page| page.value(total(workers, |it| &it.lookups)),
+        write: |workers, page| page.value(sum(workers, |it| it.lookups)),
     },
     Family {
         name: "backend_lookup_failures_total",
         kind: Total,
         help: "Look-ups that failed or were late; the last addresses are used if there are any.",
-        write: |workers, page| page.value(total(workers, |it| &it.lookup_failures)),
+        write: |workers, page| page.value(sum(workers, |it| it.lookup_failures)),
     },
 ];
 
-fn total(workers: &Workers, count: impl Fn(&BackendMetrics) -> &Counter) -> u64 {
-    workers.iter().map(|worker| count(worker).get()).sum()
-}
-
-fn level(workers: &Workers, gauge: impl Fn(&BackendMetrics) -> &AtomicU64) -> u64 {
-    workers.iter().map(|worker| gauge(worker).load(Relaxed)).sum()
+fn sum(workers: &Workers, count: impl Fn(&Stats) -> usize) -> u64 {
+    workers.iter().map(|worker| count(&worker.stats()) as u64).sum()
 }

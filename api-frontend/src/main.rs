@@ -7,14 +7,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use backend_metrics::{BackendMetrics, FAMILIES};
 use common::cli::{Config, Kind, Setting};
-use common::client::{
-    Client, Error, Outcome, ProbeFuture, Resolver, ResponseFuture, Reuse, Target,
-};
+use common::client::{Client, Error, Event, Outcome, Resolver, ResponseFuture, Reuse, Target};
 use common::http::client::ReceivedResponse;
 use common::http::{Request, Response, Status};
 use common::json;
@@ -129,7 +127,7 @@ impl App for Frontend {
     fn handler(&self, worker: usize) -> FrontendHandler {
         let metrics = Arc::clone(&self.metrics[worker]);
         let observer = Arc::clone(&metrics);
-        let observe = move |event| observer.observe(event);
+        let observe = move |event: Event<'_>| observer.observe(event);
         let client = Client::new(self.target.clone(), self.resolver.clone(), wrap, observe);
         FrontendHandler { client, metrics, has_ui: self.has_ui }
     }
@@ -151,11 +149,10 @@ impl Handler for FrontendHandler {
     fn get(&self, request: &Request<'_>) -> MaybeReady<BackendRequest> {
         let via = request.fields.get_all("via").collect::<Vec<_>>().join(&b", "[..]);
         match self.client.get(Some(&via[..]).filter(|via| !via.is_empty())) {
-            Ok(response) => MaybeReady::Pending(BackendRequest {
-                future: Either::Response(response),
-                metrics: Arc::clone(&self.metrics),
-                is_counted: false,
-            }),
+            Ok(future) => {
+                let metrics = Some(Arc::clone(&self.metrics));
+                MaybeReady::Pending(BackendRequest { future, metrics })
+            }
             Err(error) => {
                 self.metrics.count(Err(error));
                 MaybeReady::Ready(failed(error, error.status()))
@@ -164,11 +161,7 @@ impl Handler for FrontendHandler {
     }
 
     fn ready(&self) -> MaybeReady<BackendRequest> {
-        MaybeReady::Pending(BackendRequest {
-            future: Either::Probe(self.client.probe()),
-            metrics: Arc::clone(&self.metrics),
-            is_counted: true,
-        })
+        MaybeReady::Pending(BackendRequest { future: self.client.probe(), metrics: None })
     }
 
     fn ui(&self, request: &Request<'_>) -> Option<Response> {
@@ -178,38 +171,33 @@ impl Handler for FrontendHandler {
 
 /// A request to the backend that becomes a response to the client.
 struct BackendRequest {
-    future: Either,
-    metrics: Arc<BackendMetrics>,
-    is_counted: bool,
-}
-
-enum Either {
-    Response(ResponseFuture),
-    Probe(ProbeFuture),
+    future: ResponseFuture,
+    /// Counts the outcome, once. A probe has none.
+    metrics: Option<Arc<BackendMetrics>>,
 }
 
 impl Future for BackendRequest {
     type Output = Response;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
-        match &mut self.future {
-            Either::Response(future) => Pin::new(future).poll(cx).map(|outcome| {
-                self.is_counted = true;
-                self.metrics.count(outcome.as_ref().map(drop).map_err(|error| *error));
-                outcome.unwrap_or_else(|error| failed(error, error.status()))
-            }),
-            Either::Probe(future) => Pin::new(future).poll(cx).map(|outcome| match outcome {
+        if self.metrics.is_none() {
+            return self.future.poll_probe(cx).map(|result| match result {
                 Ok(()) => service::ready(),
                 Err(error) => failed(error, Status::ServiceUnavailable),
-            }),
+            });
         }
+        let outcome = ready!(Pin::new(&mut self.future).poll(cx));
+        if let Some(metrics) = self.metrics.take() {
+            metrics.count(outcome.as_ref().map(drop).map_err(|error| *error));
+        }
+        Poll::Ready(outcome.unwrap_or_else(|error| failed(error, error.status())))
     }
 }
 
 impl Drop for BackendRequest {
     fn drop(&mut self) {
-        if !self.is_counted {
-            self.metrics.count_abandoned();
+        if let Some(metrics) = &self.metrics {
+            metrics.count_abandoned();
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Requests `GET /` of one backend over pooled connections: which connection takes which request
-//! (`pool`), the work on a connection (`connection`), the addresses of the name (`resolver`).
+//! (`pool`), the work on a connection (`connection`), opening one (`connect`), the addresses of the
+//! name (`resolver`).
 
+mod connect;
 mod connection;
 mod pool;
 mod resolver;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -14,15 +15,15 @@ use std::net::Ipv6Addr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::http::client::{ReceivedResponse, ResponseError};
 use crate::http::{Limits, ParseError, Response, Status};
 use crate::rt;
-use connection::AddressOrder;
-use pool::{Pool, Priority, RequestId};
+use connect::AddressOrder;
+use pool::{ConnectionId, End, Pool, Priority, Request, Requests};
 
-pub use connection::connect;
+pub use connect::connect;
 pub use pool::Stats;
 pub use resolver::Resolver;
 
@@ -85,43 +86,36 @@ pub enum Error {
 impl Error {
     /// The word that names it in messages, the log and metrics.
     pub fn reason(self) -> &'static str {
-        match self {
-            Error::Status(_) => "STATUS",
-            Error::Refused(_) => "REFUSED",
-            Error::Dns => "DNS",
-            Error::Timeout => "TIMEOUT",
-            Error::Protocol(_) => "PROTOCOL",
-            Error::Json(_) => "JSON",
-            Error::TooLarge => "TOO_LARGE",
-            Error::Loop => "LOOP",
-        }
+        self.row().0
     }
 
     /// The status of the response to the client.
     pub fn status(self) -> Status {
+        self.row().1
+    }
+
+    /// Its word, its status, and its phrase in the message.
+    fn row(self) -> (&'static str, Status, String) {
+        use Status::{BadGateway, GatewayTimeout, LoopDetected};
+        let system = io::Error::from_raw_os_error;
         match self {
-            Error::Timeout => Status::GatewayTimeout,
-            Error::Loop => Status::LoopDetected,
-            _ => Status::BadGateway,
+            Error::Status(code) => ("STATUS", BadGateway, code.to_string()),
+            Error::Refused(number) => ("REFUSED", BadGateway, system(number).to_string()),
+            Error::Dns => ("DNS", BadGateway, "name not resolved".into()),
+            Error::Timeout => ("TIMEOUT", GatewayTimeout, "no response in time".into()),
+            Error::Protocol(error) => ("PROTOCOL", BadGateway, error.to_string()),
+            Error::Json(phrase) => ("JSON", BadGateway, phrase.into()),
+            Error::TooLarge => ("TOO_LARGE", BadGateway, "response too large".into()),
+            Error::Loop => ("LOOP", LoopDetected, "the request came back to this service".into()),
         }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("GET / on backend API")?;
-        let reason = self.reason();
-        match self {
-            Error::Status(code) => write!(f, " {code}"),
-            Error::Refused(number) => {
-                write!(f, ": {reason} ({})", io::Error::from_raw_os_error(*number))
-            }
-            Error::Dns => write!(f, ": {reason} (name not resolved)"),
-            Error::Timeout => write!(f, ": {reason} (no response in time)"),
-            Error::Protocol(error) => write!(f, ": {reason} ({error})"),
-            Error::Json(phrase) => write!(f, ": {reason} ({phrase})"),
-            Error::TooLarge => write!(f, ": {reason} (response too large)"),
-            Error::Loop => write!(f, ": {reason} (the request came back to this service)"),
+        match self.row() {
+            ("STATUS", _, code) => write!(f, "GET / on backend API {code}"),
+            (reason, _, phrase) => write!(f, "GET / on backend API: {reason} ({phrase})"),
         }
     }
 }
@@ -139,19 +133,11 @@ impl From<ResponseError> for Error {
 
 /// An event of a client, to be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A connection was opened.
-    Opened,
+pub enum Event<'a> {
     /// The backend responded; it had owed the response for this long.
     Responded(Duration),
-    /// A request was sent again.
-    Retried,
-    /// A look-up of the name was requested.
-    LookedUp,
-    /// The look-up failed or took too long; the last addresses are used if there are any.
-    LookupFailed,
-    /// The states of requests and connections changed.
-    Changed(Stats),
+    /// The counts changed.
+    Changed(&'a Stats),
 }
 
 /// The response made of one with status 200, or an error.
@@ -165,7 +151,7 @@ struct Shared {
     target: Target,
     resolver: Resolver,
     convert: fn(&ReceivedResponse<'_>) -> Outcome,
-    observer: Box<dyn Fn(Event)>,
+    observer: Box<dyn Fn(Event<'_>)>,
     /// The request without a `Via` of its client.
     request: Vec<u8>,
     pool: RefCell<Pool>,
@@ -181,14 +167,14 @@ impl Client {
         target: Target,
         resolver: Resolver,
         convert: fn(&ReceivedResponse<'_>) -> Outcome,
-        observer: impl Fn(Event) + 'static,
+        observer: impl Fn(Event<'_>) + 'static,
     ) -> Client {
         Client(Rc::new(Shared {
             resolver,
             convert,
             observer: Box::new(observer),
             request: target.request(""),
-            pool: RefCell::new(Pool::new(target.connections_max)),
+            pool: RefCell::new(Pool::new(target.connections_max, target.timeout)),
             addresses: RefCell::default(),
             lingering: Cell::new(0),
             scratch: RefCell::new(vec![0; READ_BYTES_MAX].into_boxed_slice()),
@@ -202,10 +188,9 @@ impl Client {
         Ok(self.start(Priority::Normal, request, self.0.target.timeout))
     }
 
-    /// Requests any response of the backend. The outcome comes within a second.
-    pub fn probe(&self) -> ProbeFuture {
-        let timeout = PROBE_TIMEOUT.min(self.0.target.timeout);
-        ProbeFuture { response: self.start(Priority::Probe, None, timeout), made: rt::now() }
+    /// Requests any response of the backend, for `ResponseFuture::poll_probe`.
+    pub fn probe(&self) -> ResponseFuture {
+        self.start(Priority::Probe, None, PROBE_TIMEOUT.min(self.0.target.timeout))
     }
 
     fn start(
@@ -214,27 +199,35 @@ impl Client {
         request: Option<Vec<u8>>,
         timeout: Duration,
     ) -> ResponseFuture {
-        let made = rt::now();
-        let id = self.0.pool.borrow_mut().enqueue(made, priority, request);
+        let request = self.0.pool.borrow_mut().enqueue(priority, request, rt::now());
         self.0.dispatch();
-        ResponseFuture { shared: Rc::clone(&self.0), id, deadline: made + timeout }
+        ResponseFuture { shared: Rc::clone(&self.0), request, timeout }
     }
 }
 
 impl Shared {
-    /// Has connections take the requests that wait.
+    /// Gives waiting requests to connections, and opens those that are needed.
     fn dispatch(self: &Rc<Self>) {
         let count = self.pool.borrow_mut().dispatch(rt::now());
         for _ in 0..count {
-            self.open(VecDeque::new());
+            self.open(Requests::new());
         }
-        (self.observer)(Event::Changed(self.pool.borrow().stats()));
+        (self.observer)(Event::Changed(self.pool.borrow_mut().stats()));
     }
 
     /// Opens a connection, which sends these requests first.
-    fn open(self: &Rc<Self>, retries: VecDeque<RequestId>) {
-        let id = self.pool.borrow_mut().connect(rt::now());
-        rt::spawn(connection::run(Rc::clone(self), id, retries));
+    fn open(self: &Rc<Self>, retries: Requests) {
+        let id = self.pool.borrow_mut().connect(retries, rt::now());
+        rt::spawn(connection::run(Rc::clone(self), id));
+    }
+
+    /// Removes a connection from the pool, and sends its requests on others.
+    fn ended(self: &Rc<Self>, id: ConnectionId, end: End) {
+        let retries = self.pool.borrow_mut().ended(id, end, rt::now());
+        if !retries.is_empty() {
+            self.open(retries);
+        }
+        self.dispatch();
     }
 }
 
@@ -268,54 +261,48 @@ impl Target {
 /// A request that is under way: a future of its outcome. Dropping it cancels the request.
 pub struct ResponseFuture {
     shared: Rc<Shared>,
-    id: RequestId,
-    deadline: Instant,
+    request: Rc<Request>,
+    timeout: Duration,
 }
 
 impl Future for ResponseFuture {
     type Output = Outcome;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let outcome = self.shared.pool.borrow_mut().poll_outcome(self.id, cx.waker());
-        if let Some(outcome) = outcome {
-            return Poll::Ready(outcome);
+        match self.request.poll_outcome(cx.waker()) {
+            Some(outcome) => Poll::Ready(outcome),
+            None => {
+                let deadline = self.request.made + self.timeout;
+                rt::poll_deadline(deadline).map(|()| Err(Error::Timeout))
+            }
         }
-        rt::poll_deadline(self.deadline).map(|()| Err(Error::Timeout))
+    }
+}
+
+impl ResponseFuture {
+    /// Polls a probe: `Ok` if the backend responds. The result comes within a second.
+    pub fn poll_probe(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let outcome = Pin::new(&mut *self).poll(cx);
+        let last_response = self.shared.pool.borrow().last_response;
+        let responded_within =
+            |span| last_response.is_some_and(|at| at + span >= self.request.made);
+        match outcome {
+            // A response to another request says the same.
+            Poll::Pending if responded_within(Duration::ZERO) => Poll::Ready(Ok(())),
+            // A slow backend is no dead one: it has the time that requests have.
+            Poll::Ready(Err(Error::Timeout)) if responded_within(self.shared.target.timeout) => {
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(Error::Status(_) | Error::Json(_) | Error::TooLarge)) => {
+                Poll::Ready(Ok(()))
+            }
+            outcome => outcome.map_ok(drop),
+        }
     }
 }
 
 impl Drop for ResponseFuture {
     fn drop(&mut self) {
-        self.shared.pool.borrow_mut().cancel(self.id);
-    }
-}
-
-/// A probe that is under way: a future of `Ok` if the backend responds.
-pub struct ProbeFuture {
-    response: ResponseFuture,
-    made: Instant,
-}
-
-impl Future for ProbeFuture {
-    type Output = Result<(), Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let polled = Pin::new(&mut self.response).poll(cx);
-        let shared = &self.response.shared;
-        let responded_at = shared.pool.borrow().last_response();
-        let responded_within = |span| responded_at.is_some_and(|at| at + span >= self.made);
-        match polled {
-            // A response to another request says the same.
-            Poll::Pending if responded_within(Duration::ZERO) => Poll::Ready(Ok(())),
-            Poll::Pending => Poll::Pending,
-            // A slow backend is no dead one: it has the time that requests have.
-            Poll::Ready(Err(Error::Timeout)) if responded_within(shared.target.timeout) => {
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(Ok(_) | Err(Error::Status(_) | Error::Json(_) | Error::TooLarge)) => {
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-        }
+        self.shared.pool.borrow_mut().release(&self.request);
     }
 }
