@@ -86,8 +86,9 @@ pub async fn connect(
         loop {
             let polled = attempts.iter().map(|(socket, _)| poll_connected(socket));
             let done = polled.enumerate().find(|(_, polled)| polled.is_ready());
-            if let Some((index, Poll::Ready(result))) = done {
+            let (address, error) = if let Some((index, Poll::Ready(result))) = done {
                 let (socket, address) = attempts.remove(index);
+                next_at = rt::now();
                 match result {
                     Ok(()) => {
                         for (_, silent) in attempts.iter().take(index) {
@@ -95,10 +96,7 @@ pub async fn connect(
                         }
                         return Poll::Ready(Ok((socket, address)));
                     }
-                    Err(error) => {
-                        on_failure(address);
-                        (last_error, next_at) = (error, rt::now());
-                    }
+                    Err(error) => (address, error),
                 }
             } else if (attempts.is_empty() || rt::poll_deadline(next_at).is_ready())
                 && let Some(address) = left.next()
@@ -107,11 +105,9 @@ pub async fn connect(
                     Ok(stream) => {
                         attempts.push((AsyncFd::new(stream), *address));
                         next_at = rt::now() + ATTEMPT_DELAY;
+                        continue;
                     }
-                    Err(error) => {
-                        on_failure(*address);
-                        last_error = error;
-                    }
+                    Err(error) => (*address, error),
                 }
             } else if attempts.is_empty() {
                 let error = std::mem::replace(&mut last_error, io::ErrorKind::NotFound.into());
@@ -123,7 +119,9 @@ pub async fn connect(
                     }
                     Err(io::ErrorKind::TimedOut.into())
                 });
-            }
+            };
+            on_failure(address);
+            last_error = error;
         }
     })
     .await
@@ -134,12 +132,10 @@ fn poll_connected(socket: &AsyncFd<TcpStream>) -> Poll<io::Result<()>> {
         if let Some(error) = stream.take_error()? {
             return Err(error);
         }
-        let peer = match stream.peer_addr() {
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            peer => peer?,
-        };
+        let peer = stream.peer_addr().map_err(|error| match error.kind() {
+            io::ErrorKind::NotConnected => io::ErrorKind::WouldBlock.into(),
+            _ => error,
+        })?;
         // A port without a listener, in the range of ephemeral ports, can be given to the
         // socket that connects to it (TCP simultaneous open). Close without TIME-WAIT: that would
         // keep the backend from listening there.

@@ -71,7 +71,8 @@ pub(super) struct Request {
     /// The bytes of the request if they are its own.
     pub(super) bytes: Option<Vec<u8>>,
     is_retry: Cell<bool>,
-    state: Cell<State>,
+    outcome: Cell<Option<Outcome>>,
+    waker: Cell<Option<Waker>>,
 }
 
 /// The order of requests in the queue.
@@ -81,38 +82,24 @@ pub(super) enum Priority {
     Normal,
 }
 
-enum State {
-    Pending(Option<Waker>),
-    Done(Outcome),
-}
-
-impl Default for State {
-    fn default() -> State {
-        State::Pending(None)
-    }
-}
-
 impl Request {
     /// The outcome; it can be taken once. Until it is there, `waker` will be woken.
     pub(super) fn poll_outcome(&self, waker: &Waker) -> Option<Outcome> {
-        match self.state.take() {
-            State::Done(outcome) => Some(outcome),
-            State::Pending(_) => {
-                self.state.set(State::Pending(Some(waker.clone())));
-                None
-            }
+        let outcome = self.outcome.take();
+        if outcome.is_none() {
+            self.waker.set(Some(waker.clone()));
         }
+        outcome
     }
 
-    /// Returns true if its future is gone.
-    fn is_cancelled(self: &Rc<Self>) -> bool {
+    /// Returns true if one alone has it: a connection whose request was cancelled, or its future.
+    fn is_unshared(self: &Rc<Self>) -> bool {
         Rc::strong_count(self) == 1
     }
 
     fn finish(&self, outcome: Outcome) {
-        if let State::Pending(Some(waker)) = self.state.replace(State::Done(outcome)) {
-            waker.wake();
-        }
+        self.outcome.set(Some(outcome));
+        self.waker.take().into_iter().for_each(Waker::wake);
     }
 }
 
@@ -248,8 +235,9 @@ impl Pool {
         bytes: Option<Vec<u8>>,
         made: Instant,
     ) -> Rc<Request> {
-        let (is_retry, state) = (Cell::new(false), Cell::default());
-        let request = Request { priority, made, bytes, is_retry, state };
+        let is_retry = Cell::new(false);
+        let (outcome, waker) = (Cell::default(), Cell::default());
+        let request = Request { priority, made, bytes, is_retry, outcome, waker };
         let request = match self.spare.pop() {
             Some(mut spare) => {
                 *Rc::get_mut(&mut spare).expect("a spare one is not shared") = request;
@@ -269,12 +257,11 @@ impl Pool {
 
     /// Releases a request when its future is dropped. If it was sent, its response will be dropped.
     pub(super) fn release(&mut self, request: &Rc<Request>) {
-        // Thousands that time out do so in the order of the queue.
-        if let Some(index) = self.queue.iter().position(|it| Rc::ptr_eq(it, request)) {
-            self.queue.remove(index);
-        }
-        if Rc::strong_count(request) == 1 {
+        if request.is_unshared() {
             self.spare.push(Rc::clone(request));
+        } else if let Some(index) = self.queue.iter().position(|it| Rc::ptr_eq(it, request)) {
+            // Thousands that time out do so in the order of the queue.
+            self.queue.remove(index);
         }
     }
 
@@ -316,9 +303,10 @@ impl Pool {
             left = left.min(1_usize.saturating_sub(connecting));
         }
         if self.pipelining == Pipelining::On {
-            let (live, busy) = self.count_pipelined(now);
+            let live = self.pipelined.len() - self.count_owing(STALL, now);
             left = left.min(PIPELINED_CONNECTIONS.saturating_sub(live + connecting));
-            wanted = wanted.max(usize::from(busy == live && connecting == 0));
+            let are_busy = self.count_owing(Duration::ZERO, now) == self.pipelined.len();
+            wanted = wanted.max(usize::from(are_busy && connecting == 0));
         }
         let is_probe = self.queue.front().is_some_and(|it| it.priority == Priority::Probe);
         let may_exceed = connecting == 0 && open <= self.connections_max;
@@ -353,7 +341,7 @@ impl Pool {
         let connection = self.connections[id].as_mut()?;
         while connection.pipelining == Pipelining::On || connection.in_flight.is_empty() {
             let request = connection.unsent.pop_front()?;
-            if !request.is_cancelled() {
+            if !request.is_unshared() {
                 connection.in_flight.push_back(Rc::clone(&request));
                 self.counts.in_flight += 1;
                 return Some(request);
@@ -440,16 +428,14 @@ impl Pool {
     }
 
     /// A connection has nothing to do now; `waker` wakes it. Returns when it must look again, `None`
-    /// if it should close, or `Timeout` if the backend has owed a response for too
-    /// long.
+    /// if it should close, or `Timeout` if the backend has owed a response for too long.
     pub(super) fn rest(
         &mut self,
         id: ConnectionId,
         waker: &Waker,
         now: Instant,
     ) -> Result<Option<Instant>, Error> {
-        let is_surplus = self.pipelined.len() > PIPELINED_CONNECTIONS
-            && self.count_pipelined(now).0 > PIPELINED_CONNECTIONS;
+        let live = self.pipelined.len() - self.count_owing(STALL, now);
         let Some(connection) = &mut self.connections[id] else { return Ok(None) };
         connection.waker.get_or_insert_with(|| waker.clone());
         let is_pipelined = connection.pipelining == Pipelining::On;
@@ -459,8 +445,9 @@ impl Pool {
             let next_look = connection.since + limit;
             return if next_look > now { Ok(Some(next_look)) } else { Err(Error::Timeout) };
         }
+        let is_surplus = is_pipelined && live > PIPELINED_CONNECTIONS;
         let unused_at = connection.aged_at.max(connection.since + IDLE_MAX);
-        if connection.phase == Phase::Retiring || now >= unused_at || is_pipelined && is_surplus {
+        if connection.phase == Phase::Retiring || now >= unused_at || is_surplus {
             return Ok(None);
         }
         connection.is_kept = true;
@@ -491,7 +478,7 @@ impl Pool {
         if matches!(end, End::Failed(_)) || end == End::Broken && !connection.is_kept {
             connection.in_flight.pop_front().iter().for_each(|it| it.finish(Err(error)));
         }
-        for request in connection.in_flight.into_iter().filter(|it| !it.is_cancelled()) {
+        for request in connection.in_flight.into_iter().filter(|it| !it.is_unshared()) {
             // Requests behind an announced close were not handled (RFC 9112 section 9.6): sending
             // them again is no retry. Each such connection has responded, so that this ends.
             if end == End::Announced || !request.is_retry.replace(true) {
@@ -501,7 +488,7 @@ impl Pool {
                 request.finish(Err(error));
             }
         }
-        for request in connection.unsent.into_iter().filter(|it| !it.is_cancelled()) {
+        for request in connection.unsent.into_iter().filter(|it| !it.is_unshared()) {
             if request.is_retry.get() {
                 retries.push_back(request);
             } else {
@@ -539,13 +526,10 @@ impl Pool {
         &self.counts
     }
 
-    /// The connections that take pipelined requests and are not stalled, and the busy ones of them.
-    fn count_pipelined(&self, now: Instant) -> (usize, usize) {
+    /// The pipelined connections that have owed a response for this long.
+    fn count_owing(&self, time: Duration, now: Instant) -> usize {
         let pipelined = self.pipelined.iter().filter_map(|id| self.connections[*id].as_ref());
-        let live = pipelined.filter(|it| !it.owes_for(STALL, now));
-        live.fold((0, 0), |(live, busy), it| {
-            (live + 1, busy + usize::from(!it.in_flight.is_empty()))
-        })
+        pipelined.filter(|it| it.owes_for(time, now)).count()
     }
 }
 

@@ -95,10 +95,6 @@ impl State {
         let addresses = if self.is_usable() { self.addresses.clone() } else { Vec::new() };
         Lookup { addresses, is_failing: self.is_failing }
     }
-
-    fn wake_waiting(&mut self) {
-        self.waiting.drain(..).for_each(Waker::wake);
-    }
 }
 
 impl Shared {
@@ -114,7 +110,7 @@ impl Shared {
                 state.addresses.retain(IpAddr::is_ipv6);
                 state.addresses.extend(v4);
                 state.found_at = Some(Instant::now());
-                state.wake_waiting();
+                state.waiting.drain(..).for_each(Waker::wake);
             }
             let found = match (v4, lookup(host, AddressFamily::V6)) {
                 (Ok(v4), v6) => Ok([v4, v6.unwrap_or_default()].concat()),
@@ -134,7 +130,7 @@ impl Shared {
             self.set_failing(&mut state, is_failing);
             state.wanted_at = None;
             state.ended += 1;
-            state.wake_waiting();
+            state.waiting.drain(..).for_each(Waker::wake);
         }
     }
 

@@ -380,7 +380,7 @@ impl Simulation {
             self.take_requests(index);
             self.connections[index].is_kept |= self.connections[index].in_flight.is_empty();
             let waker = Waker::from(Arc::clone(&self.connections[index].woken));
-            let live = self.pool.count_pipelined(self.now).0;
+            let live = self.pool.pipelined.len() - self.pool.count_owing(STALL, self.now);
             let next_look = match self.pool.rest(id, &waker, self.now) {
                 Ok(Some(next_look)) => next_look,
                 Ok(None) => {
@@ -528,7 +528,7 @@ impl Simulation {
         let count = |is: fn(&PooledConnection) -> bool| connections().filter(|it| is(it)).count();
         let given = |it: &PooledConnection| {
             let requests = it.unsent.iter().chain(&it.in_flight);
-            requests.filter(|request| !request.is_cancelled()).count()
+            requests.filter(|request| !request.is_unshared()).count()
         };
         let recount = Stats {
             waiting: self.callers.len() - connections().map(given).sum::<usize>(),
