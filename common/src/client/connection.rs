@@ -95,7 +95,8 @@ struct PoolEntry {
 
 impl Drop for PoolEntry {
     fn drop(&mut self) {
-        self.shared.ended(self.id, self.end);
+        self.shared.pool.borrow_mut().ended(self.id, self.end, rt::now());
+        self.shared.dispatch();
     }
 }
 

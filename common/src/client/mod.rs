@@ -21,7 +21,7 @@ use crate::http::client::{ReceivedResponse, ResponseError};
 use crate::http::{Limits, ParseError, Response, Status};
 use crate::rt;
 use connect::AddressOrder;
-use pool::{ConnectionId, End, Pool, Priority, Request, Requests};
+use pool::{Pool, Priority, Request};
 
 pub use connect::connect;
 pub use pool::Stats;
@@ -196,10 +196,10 @@ impl Client {
     fn start(
         &self,
         priority: Priority,
-        request: Option<Vec<u8>>,
+        bytes: Option<Vec<u8>>,
         timeout: Duration,
     ) -> ResponseFuture {
-        let request = self.0.pool.borrow_mut().enqueue(priority, request, rt::now());
+        let request = self.0.pool.borrow_mut().enqueue(priority, bytes, rt::now());
         self.0.dispatch();
         ResponseFuture { shared: Rc::clone(&self.0), request, timeout }
     }
@@ -208,26 +208,11 @@ impl Client {
 impl Shared {
     /// Gives waiting requests to connections, and opens those that are needed.
     fn dispatch(self: &Rc<Self>) {
-        let count = self.pool.borrow_mut().dispatch(rt::now());
-        for _ in 0..count {
-            self.open(Requests::new());
+        let to_open = self.pool.borrow_mut().dispatch(rt::now());
+        for id in to_open {
+            rt::spawn(connection::run(Rc::clone(self), id));
         }
         (self.observer)(Event::Changed(self.pool.borrow_mut().stats()));
-    }
-
-    /// Opens a connection, which sends these requests first.
-    fn open(self: &Rc<Self>, retries: Requests) {
-        let id = self.pool.borrow_mut().connect(retries, rt::now());
-        rt::spawn(connection::run(Rc::clone(self), id));
-    }
-
-    /// Removes a connection from the pool, and sends its requests on others.
-    fn ended(self: &Rc<Self>, id: ConnectionId, end: End) {
-        let retries = self.pool.borrow_mut().ended(id, end, rt::now());
-        if !retries.is_empty() {
-            self.open(retries);
-        }
-        self.dispatch();
     }
 }
 
@@ -269,13 +254,10 @@ impl Future for ResponseFuture {
     type Output = Outcome;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
-        match self.request.poll_outcome(cx.waker()) {
-            Some(outcome) => Poll::Ready(outcome),
-            None => {
-                let deadline = self.request.made + self.timeout;
-                rt::poll_deadline(deadline).map(|()| Err(Error::Timeout))
-            }
+        if let Some(outcome) = self.request.poll_outcome(cx.waker()) {
+            return Poll::Ready(outcome);
         }
+        rt::poll_deadline(self.request.made + self.timeout).map(|()| Err(Error::Timeout))
     }
 }
 
@@ -283,19 +265,16 @@ impl ResponseFuture {
     /// Polls a probe: `Ok` if the backend responds. The result comes within a second.
     pub fn poll_probe(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let outcome = Pin::new(&mut *self).poll(cx);
+        let (made, timeout) = (self.request.made, self.shared.target.timeout);
         let last_response = self.shared.pool.borrow().last_response;
-        let responded_within =
-            |span| last_response.is_some_and(|at| at + span >= self.request.made);
+        let responded_within = |span| last_response.is_some_and(|at| at + span >= made);
+        let is_ready = Poll::Ready(Ok(()));
         match outcome {
             // A response to another request says the same.
-            Poll::Pending if responded_within(Duration::ZERO) => Poll::Ready(Ok(())),
+            Poll::Pending if responded_within(Duration::ZERO) => is_ready,
             // A slow backend is no dead one: it has the time that requests have.
-            Poll::Ready(Err(Error::Timeout)) if responded_within(self.shared.target.timeout) => {
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(Err(Error::Status(_) | Error::Json(_) | Error::TooLarge)) => {
-                Poll::Ready(Ok(()))
-            }
+            Poll::Ready(Err(Error::Timeout)) if responded_within(timeout) => is_ready,
+            Poll::Ready(Err(Error::Status(_) | Error::Json(_) | Error::TooLarge)) => is_ready,
             outcome => outcome.map_ok(drop),
         }
     }

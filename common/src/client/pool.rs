@@ -167,6 +167,7 @@ pub(super) struct Pool {
     /// Requests that have ended, to be used again: to allocate each costs 3 % of its instructions.
     spare: Vec<Rc<Request>>,
     connections: Vec<Option<PooledConnection>>,
+    to_open: Vec<ConnectionId>,
     /// Idle connections that take one request at a time, last used last.
     idle: Vec<ConnectionId>,
     /// Open connections that take pipelined requests, and the place of the one in turn.
@@ -265,9 +266,8 @@ impl Pool {
         }
     }
 
-    /// Gives waiting requests to connections. Returns how many connections to open: one `connect`
-    /// each.
-    pub(super) fn dispatch(&mut self, now: Instant) -> usize {
+    /// Gives waiting requests to connections. Returns the connections to open.
+    pub(super) fn dispatch(&mut self, now: Instant) -> Vec<ConnectionId> {
         let (mut is_woken, mut is_aged) = (false, false);
         while !self.queue.is_empty()
             && let Some(id) = self.next_available(now)
@@ -288,9 +288,16 @@ impl Pool {
             connection.unsent.push_back(request);
             is_aged |= connection.aged_at <= now;
         }
-        if self.queue.is_empty() && !is_woken {
-            return 0;
+        if is_woken || !self.queue.is_empty() {
+            for _ in 0..self.count_missing(is_aged, now) {
+                self.connect(Requests::new(), now);
+            }
         }
+        std::mem::take(&mut self.to_open)
+    }
+
+    /// How many connections to open: more for the requests that wait, or one for an aged one.
+    fn count_missing(&self, is_aged: bool, now: Instant) -> usize {
         let has_failed = match self.paused_until {
             Some(until) if now < until => return 0,
             until => until.is_some(),
@@ -381,8 +388,8 @@ impl Pool {
 
 /// Connections.
 impl Pool {
-    /// Adds a connection that is being opened and sends these requests first.
-    pub(super) fn connect(&mut self, unsent: Requests, now: Instant) -> ConnectionId {
+    /// Adds a connection that is to be opened and sends these requests first.
+    fn connect(&mut self, unsent: Requests, now: Instant) {
         let connection = PooledConnection {
             phase: Phase::Connecting,
             pipelining: Pipelining::Off,
@@ -399,7 +406,7 @@ impl Pool {
             self.connections.len() - 1
         });
         self.connections[id] = Some(connection);
-        id
+        self.to_open.push(id);
     }
 
     /// A connection is open. If another is aged, this one replaces it.
@@ -461,19 +468,17 @@ impl Pool {
     }
 
     /// A connection has ended, or could not be opened. One that is closing counts to no limit.
-    /// Returns the requests to be sent on a new one.
-    pub(super) fn ended(&mut self, id: ConnectionId, end: End, now: Instant) -> Requests {
-        let mut retries = Requests::new();
-        let Some(mut connection) = self.connections[id].take() else { return retries };
+    pub(super) fn ended(&mut self, id: ConnectionId, end: End, now: Instant) {
+        let Some(mut connection) = self.connections[id].take() else { return };
         *self.counts.of(connection.phase) -= 1;
         self.counts.in_flight -= connection.in_flight.len();
         self.idle.retain(|it| *it != id);
         self.pipelined.retain(|it| *it != id);
         let error = if let End::Failed(error) = end { error } else { INCOMPLETE };
         if connection.phase == Phase::Connecting {
-            self.open_failed(&connection, error, now);
-            return retries;
+            return self.open_failed(&connection, error, now);
         }
+        let mut retries = Requests::new();
         // The backend has not begun on a request behind one that failed.
         if matches!(end, End::Failed(_)) || end == End::Broken && !connection.is_kept {
             connection.in_flight.pop_front().iter().for_each(|it| it.finish(Err(error)));
@@ -495,7 +500,9 @@ impl Pool {
                 self.queue_request(request);
             }
         }
-        retries
+        if !retries.is_empty() {
+            self.connect(retries, now);
+        }
     }
 
     /// If connections are open, requests wait for these, and the next one may be opened after a

@@ -209,14 +209,13 @@ impl Simulation {
     }
 
     fn dispatch(&mut self) {
-        for _ in 0..self.pool.dispatch(self.now) {
-            self.open(VecDeque::new());
+        for id in self.pool.dispatch(self.now) {
+            self.open(id);
         }
     }
 
-    fn open(&mut self, retries: Requests) {
+    fn open(&mut self, id: ConnectionId) {
         self.attempts += 1;
-        let id = self.pool.connect(retries, self.now);
         let after = |us| Duration::from_micros(us);
         let (at, arrival) = match () {
             () if self.random.is_chance(self.backend.ignores) => (TIMEOUT, Arrival::Refused),
@@ -361,10 +360,7 @@ impl Simulation {
             history.left += u32::from(end == End::Announced);
             history.may_retry |= place > 0 || is_kept && end == End::Broken;
         }
-        let retries = self.pool.ended(id, end, self.now);
-        if !retries.is_empty() {
-            self.open(retries);
-        }
+        self.pool.ended(id, end, self.now);
         self.dispatch();
     }
 
