@@ -162,15 +162,15 @@ impl Connection {
     }
 
     fn take_responses(&mut self, shared: &Shared) -> Result<KeepAlive, Error> {
+        let id = self.entry.id;
         while let Some(response) = self.conn.response()? {
             let keep_alive = match shared.target.reuse {
                 Reuse::On => response.keep_alive,
                 Reuse::Off => KeepAlive::Close,
             };
-            let mut pool = shared.pool.borrow_mut();
             // Sent to a connection that was idle for too long, before the request arrived.
             let is_408 = response.status == 408 && keep_alive == KeepAlive::Close;
-            if is_408 && pool.is_kept(self.entry.id) {
+            if is_408 && shared.pool.borrow().is_kept(id) {
                 return Err(INCOMPLETE);
             }
             if !response.is_head_repeated {
@@ -183,9 +183,8 @@ impl Connection {
                 code => Err(Error::Status(code)),
             };
             let outcome = outcome.map(|it| Response { served_by: self.served_by.clone(), ..it });
-            let owed = pool.responded(self.entry.id, self.pipelining, outcome, rt::now());
-            drop(pool);
-            if let Some(owed) = owed {
+            let mut pool = shared.pool.borrow_mut();
+            if let Some(owed) = pool.responded(id, self.pipelining, outcome, rt::now()) {
                 (shared.observer)(Event::Responded(owed));
             }
             if keep_alive == KeepAlive::Close {

@@ -278,7 +278,7 @@ impl Pool {
                 connection.enter(Phase::Busy, &mut self.counts);
                 connection.since = now;
             }
-            // One that was just opened has no waker yet, and looks for requests itself.
+            // One that was just opened has no waker yet: it runs next, and was opened for this one.
             if connection.unsent.is_empty()
                 && let Some(waker) = &connection.waker
             {
@@ -298,16 +298,15 @@ impl Pool {
 
     /// How many connections to open: more for the requests that wait, or one for an aged one.
     fn count_missing(&self, is_aged: bool, now: Instant) -> usize {
-        let has_failed = match self.paused_until {
-            Some(until) if now < until => return 0,
-            until => until.is_some(),
-        };
         let Stats { connecting, idle, busy, .. } = self.counts;
         let open = connecting + idle + busy;
         let mut wanted = self.queue.len().saturating_sub(connecting);
         let mut left = self.connections_max.saturating_sub(open);
-        if has_failed {
-            left = left.min(1_usize.saturating_sub(connecting));
+        if let Some(until) = self.paused_until {
+            if now < until || connecting > 0 {
+                return 0;
+            }
+            left = left.min(1);
         }
         if self.pipelining == Pipelining::On {
             let live = self.pipelined.len() - self.count_owing(STALL, now);
@@ -467,7 +466,7 @@ impl Pool {
         Ok(Some(unused_at))
     }
 
-    /// A connection has ended, or could not be opened. One that is closing counts to no limit.
+    /// A connection has ended, or could not be opened. From here on it counts to no limit.
     pub(super) fn ended(&mut self, id: ConnectionId, end: End, now: Instant) {
         let Some(mut connection) = self.connections[id].take() else { return };
         *self.counts.of(connection.phase) -= 1;
