@@ -26,9 +26,11 @@ pub(super) async fn open(
         Ok(address) => vec![address],
         Err(_) => {
             shared.pool.borrow_mut().counts.lookups += 1;
+            shared.observe_stats();
             let found = rt::timeout_at(deadline, shared.resolver.lookup()).await;
             let found = found.ok_or(Error::Timeout)?;
             shared.pool.borrow_mut().counts.lookup_failures += usize::from(found.is_failing);
+            shared.observe_stats();
             found.addresses
         }
     };

@@ -212,6 +212,10 @@ impl Shared {
         for id in to_open {
             rt::spawn(connection::run(Rc::clone(self), id));
         }
+        self.observe_stats();
+    }
+
+    fn observe_stats(&self) {
         (self.observer)(Event::Changed(self.pool.borrow_mut().stats()));
     }
 }

@@ -99,8 +99,8 @@ struct Caller {
 #[derive(Default)]
 struct History {
     sends: u32,
-    /// Its connection announced its end and left it without a response, so often.
-    left: u32,
+    /// How often its connection announced its end and left it without a response.
+    left_behind: u32,
     /// Its connection broke as a kept one, or behind a request that failed.
     may_retry: bool,
     has_ended: bool,
@@ -131,7 +131,7 @@ struct Connection {
     in_flight: VecDeque<usize>,
     pipelining: Pipelining,
     /// Requests that it had been given and had not sent when it was retired.
-    left: Option<usize>,
+    unsent_max: Option<usize>,
     is_kept: bool,
     has_begun: bool,
     taken: u64,
@@ -231,7 +231,7 @@ impl Simulation {
             next_look: None,
             in_flight: VecDeque::new(),
             pipelining: Pipelining::Off,
-            left: None,
+            unsent_max: None,
             is_kept: false,
             has_begun: false,
             taken: 0,
@@ -340,7 +340,7 @@ impl Simulation {
             for connection in &mut self.connections {
                 let pooled = self.pool.connections[connection.id].as_ref().expect("a connection");
                 if pooled.phase == Phase::Retiring {
-                    connection.left.get_or_insert(pooled.unsent.len());
+                    connection.unsent_max.get_or_insert(pooled.unsent.len());
                 }
             }
             self.dispatch();
@@ -357,7 +357,7 @@ impl Simulation {
             assert_eq!(self.pool.is_kept(id), is_kept);
             assert!(place == 0 || is_kept, "a request behind another on a new connection");
             let history = &mut self.histories[number];
-            history.left += u32::from(end == End::Announced);
+            history.left_behind += u32::from(end == End::Announced);
             history.may_retry |= place > 0 || is_kept && end == End::Broken;
         }
         self.pool.ended(id, end, self.now);
@@ -440,16 +440,16 @@ impl Simulation {
                 connection.in_flight.is_empty() || connection.pipelining == Pipelining::On,
                 "pipelined to a backend that did not say that it can"
             );
-            if let Some(left) = &mut connection.left {
-                assert!(*left > 0, "given to a connection that is retiring");
-                *left -= 1;
+            if let Some(unsent_max) = &mut connection.unsent_max {
+                assert!(*unsent_max > 0, "given to a connection that is retiring");
+                *unsent_max -= 1;
             }
             connection.in_flight.push_back(number);
             connection.taken += 1;
             let history = &mut self.histories[number];
             assert!(!history.has_ended, "request {number} was sent after its end");
             history.sends += 1;
-            let sends_max = 1 + history.left + u32::from(history.may_retry);
+            let sends_max = 1 + history.left_behind + u32::from(history.may_retry);
             assert!(history.sends <= sends_max, "request {number}: {} sends", history.sends);
             Self::serve(
                 connection,
