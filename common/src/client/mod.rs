@@ -94,29 +94,33 @@ impl Error {
         self.row().1
     }
 
-    /// Its word, its status, and its phrase in the message.
-    fn row(self) -> (&'static str, Status, String) {
-        use Status::{BadGateway, GatewayTimeout, LoopDetected};
-        let system = io::Error::from_raw_os_error;
+    fn row(self) -> (&'static str, Status) {
         match self {
-            Error::Status(code) => ("STATUS", BadGateway, code.to_string()),
-            Error::Refused(number) => ("REFUSED", BadGateway, system(number).to_string()),
-            Error::Dns => ("DNS", BadGateway, "name not resolved".into()),
-            Error::Timeout => ("TIMEOUT", GatewayTimeout, "no response in time".into()),
-            Error::Protocol(error) => ("PROTOCOL", BadGateway, error.to_string()),
-            Error::Json(phrase) => ("JSON", BadGateway, phrase.into()),
-            Error::TooLarge => ("TOO_LARGE", BadGateway, "response too large".into()),
-            Error::Loop => ("LOOP", LoopDetected, "the request came back to this service".into()),
+            Error::Status(_) => ("STATUS", Status::BadGateway),
+            Error::Refused(_) => ("REFUSED", Status::BadGateway),
+            Error::Dns => ("DNS", Status::BadGateway),
+            Error::Timeout => ("TIMEOUT", Status::GatewayTimeout),
+            Error::Protocol(_) => ("PROTOCOL", Status::BadGateway),
+            Error::Json(_) => ("JSON", Status::BadGateway),
+            Error::TooLarge => ("TOO_LARGE", Status::BadGateway),
+            Error::Loop => ("LOOP", Status::LoopDetected),
         }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.row() {
-            ("STATUS", _, code) => write!(f, "GET / on backend API {code}"),
-            (reason, _, phrase) => write!(f, "GET / on backend API: {reason} ({phrase})"),
-        }
+        let phrase = match self {
+            Error::Status(code) => return write!(f, "GET / on backend API {code}"),
+            Error::Refused(number) => &io::Error::from_raw_os_error(*number).to_string(),
+            Error::Dns => "name not resolved",
+            Error::Timeout => "no response in time",
+            Error::Protocol(error) => &error.to_string(),
+            Error::Json(phrase) => phrase,
+            Error::TooLarge => "response too large",
+            Error::Loop => "the request came back to this service",
+        };
+        write!(f, "GET / on backend API: {} ({phrase})", self.reason())
     }
 }
 

@@ -54,6 +54,9 @@ const STALL: Duration = Duration::from_millis(200);
 /// After a connection could not be opened, the pause before the next one, if others are open.
 const OPEN_PAUSE: Duration = Duration::from_millis(20);
 
+/// Ended requests that are kept.
+const SPARE_MAX: usize = 256;
+
 /// The end of a connection that closed before a response was complete.
 pub(super) const INCOMPLETE: Error = Error::Protocol(ResponseError::Incomplete);
 
@@ -164,7 +167,8 @@ pub(super) struct Pool {
     timeout: Duration,
     /// Requests that wait: by priority, then by age.
     queue: Requests,
-    /// Requests that have ended, to be used again: to allocate each costs 3 % of its instructions.
+    /// Some requests that have ended, to be used again: to allocate each costs 3 % of its
+    /// instructions.
     spare: Vec<Rc<Request>>,
     connections: Vec<Option<PooledConnection>>,
     to_open: Vec<ConnectionId>,
@@ -259,7 +263,10 @@ impl Pool {
     /// Releases a request when its future is dropped. If it was sent, its response will be dropped.
     pub(super) fn release(&mut self, request: &Rc<Request>) {
         if request.is_unshared() {
-            self.spare.push(Rc::clone(request));
+            if self.spare.len() < SPARE_MAX {
+                request.outcome.take();
+                self.spare.push(Rc::clone(request));
+            }
         } else if let Some(index) = self.queue.iter().position(|it| Rc::ptr_eq(it, request)) {
             // Thousands that time out do so in the order of the queue.
             self.queue.remove(index);
