@@ -39,47 +39,26 @@ fn decoded(target: &[u8]) -> Option<Cow<'_, [u8]>> {
     if !query.iter().all(|&byte| is(byte, QUERY)) {
         return None;
     }
-    match escapes(path, TARGET)? {
-        0 => Some(Cow::Borrowed(path)),
-        _ => Some(Cow::Owned(unescaped(path))),
-    }
+    unescape(path, TARGET)
 }
 
-/// The number of `%XX`; `None` for a broken one, or another byte outside the class.
-fn escapes(bytes: &[u8], class: u8) -> Option<usize> {
+/// The bytes with every `%XX` replaced; `None` for a broken one, or another byte outside the class.
+fn unescape(bytes: &[u8], class: u8) -> Option<Cow<'_, [u8]>> {
     if bytes.iter().all(|&byte| is(byte, class)) {
-        return Some(0);
+        return Some(Cow::Borrowed(bytes));
     }
-    let mut count = 0;
+    let mut plain = Vec::new();
     let mut rest = bytes;
     while let Some((&byte, after)) = rest.split_first() {
-        rest = match (byte, after) {
-            _ if is(byte, class) => after,
-            (b'%', [high, low, after @ ..]) if hex(*high).is_some() && hex(*low).is_some() => {
-                count += 1;
-                after
-            }
+        let (value, after) = match (byte, after) {
+            _ if is(byte, class) => (byte, after),
+            (b'%', [high, low, after @ ..]) => (hex(*high)? << 4 | hex(*low)?, after),
             _ => return None,
-        };
-    }
-    Some(count)
-}
-
-/// The bytes with every `%XX` replaced.
-fn unescaped(bytes: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while let Some((&byte, after)) = rest.split_first() {
-        let (value, after) = match after {
-            [high, low, after @ ..] if byte == b'%' => {
-                (hex(*high).zip(hex(*low)).map_or(byte, |(high, low)| high << 4 | low), after)
-            }
-            _ => (byte, after),
         };
         plain.push(value);
         rest = after;
     }
-    plain
+    Some(Cow::Owned(plain))
 }
 
 /// The value of a hexadecimal digit.
@@ -108,7 +87,7 @@ fn port(bytes: &[u8]) -> Option<&[u8]> {
         }
         _ => {
             let (host, port) = split(bytes, b':').unwrap_or((bytes, b""));
-            (!host.is_empty() && escapes(host, NAME).is_some(), port)
+            (!host.is_empty() && unescape(host, NAME).is_some(), port)
         }
     };
     // `http://host:/` is valid: an empty port is the default one (RFC 3986 section 3.2.3).
@@ -160,26 +139,10 @@ const fn classes() -> [u8; 256] {
         let this = byte as u8;
         let alphanumeric = this.is_ascii_alphanumeric();
         let unreserved = alphanumeric || matches!(this, b'-' | b'.' | b'_' | b'~');
-        let delimiter = matches!(
-            this,
-            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
-        );
+        let delimiter = matches!(this, b'!' | b'$' | b'&'..=b',' | b';' | b'=');
         let mark = matches!(
             this,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
+            b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~'
         );
         classes[byte] = if alphanumeric || mark { TOKEN } else { 0 }
             | if matches!(this, b'\t' | b' '..=b'~' | 0x80..) { FIELD } else { 0 }
