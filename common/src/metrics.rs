@@ -33,10 +33,7 @@ pub struct Histogram {
 impl Histogram {
     /// Counts one latency.
     pub fn observe(&self, elapsed: Duration) {
-        let ns = elapsed
-            .as_secs()
-            .saturating_mul(1_000_000_000)
-            .saturating_add(u64::from(elapsed.subsec_nanos()));
+        let ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
         // From the front: most requests end in the first buckets.
         for ((bound, _), bucket) in BOUNDS.iter().zip(&self.buckets) {
             if ns <= *bound {

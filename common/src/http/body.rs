@@ -12,19 +12,11 @@ pub(super) enum MessageKind {
     Response(u16),
 }
 
-/// The treatment of blanks between a chunk size and its CRLF. Real servers send them. They are
-/// harmless in a response that is parsed here and not forwarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Leniency {
-    Strict,
-    BlanksAfterChunkSize,
-}
-
 /// A body that is being decoded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Body {
+    kind: MessageKind,
     framing: Framing,
-    leniency: Leniency,
     /// Bytes that the body may still have.
     bytes_left: u64,
     /// Bytes that chunk extensions and trailers may still have, all together.
@@ -84,15 +76,6 @@ enum ExtensionState {
     ValueBlank,
 }
 
-/// A step of decoding.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Chunk<'a> {
-    Data(&'a [u8]),
-    /// All input was consumed, and the body goes on.
-    Partial,
-    Complete,
-}
-
 impl Body {
     /// Decides how long a body is, in the order of RFC 9112 section 6.3.
     pub(super) fn new(
@@ -100,7 +83,6 @@ impl Body {
         version: Version,
         headers: &MessageHeaders<'_>,
         limits: &Limits,
-        leniency: Leniency,
     ) -> Result<Body, ParseError> {
         let framing = match (kind, headers.coding, headers.length) {
             // RFC 9112 6.1: both lengths at once is how requests are smuggled, and a coding in
@@ -121,7 +103,7 @@ impl Body {
             (MessageKind::Response(_), None, None) => Framing::UntilClose,
         };
         let (bytes_left, overhead_left) = (limits.body_bytes_max, limits.head_bytes_max);
-        Ok(Body { framing, leniency, bytes_left, overhead_left })
+        Ok(Body { kind, framing, bytes_left, overhead_left })
     }
 
     /// Returns true if there are no bytes to wait for.
@@ -134,39 +116,41 @@ impl Body {
         matches!(self.framing, Framing::UntilClose)
     }
 
-    /// Decodes a part of `input`, and moves `input` behind it.
-    pub(super) fn decode<'a>(&mut self, input: &mut &'a [u8]) -> Result<Chunk<'a>, ParseError> {
-        let data = match &mut self.framing {
-            Framing::Length(0) => return Ok(Chunk::Complete),
-            Framing::Length(left) => take(input, left),
-            Framing::UntilClose => std::mem::take(input),
-            Framing::Chunked(state) => loop {
-                if let ChunkState::Data(left @ 1..) = state {
-                    break take(input, left);
+    /// Decodes `input`, moves it behind what was taken, and passes the data on. Returns true if
+    /// the body is complete.
+    pub(super) fn decode(
+        &mut self,
+        input: &mut &[u8],
+        mut on_data: impl FnMut(&[u8]),
+    ) -> Result<bool, ParseError> {
+        loop {
+            let data = match &mut self.framing {
+                Framing::Length(0) | Framing::Chunked(ChunkState::End) => return Ok(true),
+                _ if input.is_empty() => return Ok(false),
+                Framing::UntilClose => std::mem::take(input),
+                Framing::Length(left) | Framing::Chunked(ChunkState::Data(left @ 1..)) => {
+                    take(input, left)
                 }
-                if let ChunkState::End = state {
-                    return Ok(Chunk::Complete);
+                Framing::Chunked(state) => {
+                    let Some((&byte, rest)) = input.split_first() else { return Ok(false) };
+                    *input = rest;
+                    if state.is_overhead() {
+                        let left = self.overhead_left.checked_sub(1);
+                        self.overhead_left = left.ok_or(ParseError::TrailersTooLarge)?;
+                    }
+                    *state = state.next(byte, self.kind).ok_or(ParseError::Chunk)?;
+                    if let ChunkState::Data(size) = state
+                        && *size > self.bytes_left
+                    {
+                        return Err(ParseError::BodyTooLarge);
+                    }
+                    continue;
                 }
-                let Some((&byte, rest)) = input.split_first() else { return Ok(Chunk::Partial) };
-                *input = rest;
-                if state.is_overhead() {
-                    let left = self.overhead_left.checked_sub(1);
-                    self.overhead_left = left.ok_or(ParseError::TrailersTooLarge)?;
-                }
-                *state = state.next(byte, self.leniency).ok_or(ParseError::Chunk)?;
-                if let ChunkState::Data(size) = state
-                    && *size > self.bytes_left
-                {
-                    return Err(ParseError::BodyTooLarge);
-                }
-            },
-        };
-        if data.is_empty() {
-            return Ok(Chunk::Partial);
+            };
+            let left = self.bytes_left.checked_sub(data.len() as u64);
+            self.bytes_left = left.ok_or(ParseError::BodyTooLarge)?;
+            on_data(data);
         }
-        let left = self.bytes_left.checked_sub(data.len() as u64);
-        self.bytes_left = left.ok_or(ParseError::BodyTooLarge)?;
-        Ok(Chunk::Data(data))
     }
 }
 
@@ -187,7 +171,7 @@ impl ChunkState {
     }
 
     /// The state after this byte; `None` if the byte is malformed.
-    fn next(self, byte: u8, leniency: Leniency) -> Option<ChunkState> {
+    fn next(self, byte: u8, kind: MessageKind) -> Option<ChunkState> {
         use ChunkState::{
             Blank, Data, DataEnd, End, Extension, LastEnd, Size, SizeEnd, Trailer, TrailerEnd,
             TrailerName, TrailerValue,
@@ -203,7 +187,9 @@ impl ChunkState {
             (Size { digits, size }, _) if digits < DIGITS_MAX => {
                 Size { digits: digits + 1, size: size << 4 | u64::from(hex(byte)?) }
             }
-            (Blank(size), b'\r') if leniency == Leniency::BlanksAfterChunkSize => SizeEnd(size),
+            // Real servers send blanks there. They are harmless in a response, which is parsed here
+            // and not forwarded.
+            (Blank(size), b'\r') if kind != MessageKind::Request => SizeEnd(size),
             (Extension(size, state), b'\r') if state.can_end() => SizeEnd(size),
             (Extension(size, state), _) => Extension(size, state.next(byte)?),
             (SizeEnd(0) | TrailerEnd, b'\n') => Trailer,
@@ -263,17 +249,15 @@ mod tests {
         let (mut data, mut rest) = (Vec::new(), None);
         for mut input in pieces.iter().copied() {
             while rest.is_none() {
-                match body.decode(&mut input)? {
-                    Chunk::Data(piece) => {
-                        assert!(!piece.is_empty());
-                        data.extend_from_slice(piece);
-                    }
-                    Chunk::Partial => {
-                        assert!(input.is_empty());
-                        break;
-                    }
-                    Chunk::Complete => rest = Some(Vec::new()),
+                let is_complete = body.decode(&mut input, |piece| {
+                    assert!(!piece.is_empty());
+                    data.extend_from_slice(piece);
+                })?;
+                if !is_complete {
+                    assert!(input.is_empty());
+                    break;
                 }
+                rest = Some(Vec::new());
             }
             if let Some(rest) = &mut rest {
                 rest.extend_from_slice(input);
@@ -282,15 +266,15 @@ mod tests {
         Ok((data, rest))
     }
 
-    fn chunked(leniency: Leniency) -> Body {
+    fn chunked(kind: MessageKind) -> Body {
         let fields = MessageHeaders { coding: Some(Coding::Chunked), ..MessageHeaders::default() };
-        Body::new(MessageKind::Request, Version::Http11, &fields, &LIMITS, leniency).unwrap()
+        Body::new(kind, Version::Http11, &fields, &LIMITS).unwrap()
     }
 
     fn assert_chunked(input: &[u8], expected: &Outcome) {
         for pieces in every_split(input) {
             assert_eq!(
-                read(chunked(Leniency::Strict), &pieces),
+                read(chunked(MessageKind::Request), &pieces),
                 *expected,
                 "{}",
                 input.escape_ascii()
@@ -353,16 +337,13 @@ mod tests {
         for case @ (of, version, coding, length, expected) in CASES {
             let fields =
                 MessageHeaders { coding: *coding, length: *length, ..MessageHeaders::default() };
-            let found =
-                Body::new(*of, *version, &fields, &LIMITS, Leniency::Strict).map(|body| match body
-                    .framing
-                {
-                    Framing::Length(0) if body.is_empty() => "empty",
-                    Framing::Length(left) if Some(left) == *length => "length",
-                    Framing::Chunked(_) => "chunked",
-                    Framing::UntilClose if body.ends_by_close() => "until close",
-                    _ => "another",
-                });
+            let found = Body::new(*of, *version, &fields, &LIMITS).map(|body| match body.framing {
+                Framing::Length(0) if body.is_empty() => "empty",
+                Framing::Length(left) if Some(left) == *length => "length",
+                Framing::Chunked(_) => "chunked",
+                Framing::UntilClose if body.ends_by_close() => "until close",
+                _ => "another",
+            });
             assert_eq!(found, *expected, "{case:?}");
         }
     }
@@ -378,14 +359,8 @@ mod tests {
         ] {
             let fields = MessageHeaders { length: Some(length), ..MessageHeaders::default() };
             for pieces in every_split(input) {
-                let body = Body::new(
-                    MessageKind::Request,
-                    Version::Http11,
-                    &fields,
-                    &LIMITS,
-                    Leniency::Strict,
-                )
-                .unwrap();
+                let body =
+                    Body::new(MessageKind::Request, Version::Http11, &fields, &LIMITS).unwrap();
                 let expected = Ok((data.to_vec(), rest.map(<[u8]>::to_vec)));
                 assert_eq!(read(body, &pieces), expected, "{length} {}", input.escape_ascii());
             }
@@ -403,14 +378,8 @@ mod tests {
         ] {
             for pieces in every_split(input) {
                 let none = MessageHeaders::default();
-                let body = Body::new(
-                    MessageKind::Response(200),
-                    Version::Http11,
-                    &none,
-                    &LIMITS,
-                    Leniency::Strict,
-                )
-                .unwrap();
+                let body =
+                    Body::new(MessageKind::Response(200), Version::Http11, &none, &LIMITS).unwrap();
                 assert_eq!(read(body, &pieces), expected, "{}", input.escape_ascii());
             }
         }
@@ -448,7 +417,7 @@ mod tests {
                 assert_chunked(&[input, rest].concat(), &expected);
             }
             for end in 0..input.len() {
-                let unfinished = read(chunked(Leniency::Strict), &[&input[..end]]);
+                let unfinished = read(chunked(MessageKind::Request), &[&input[..end]]);
                 assert!(matches!(unfinished, Ok((_, None))), "{}", input[..end].escape_ascii());
             }
         }
@@ -519,7 +488,7 @@ mod tests {
             assert_chunked(input, &Err(ParseError::Chunk));
             let (_, before) = input.split_last().unwrap();
             assert!(
-                read(chunked(Leniency::Strict), &[before]).is_ok(),
+                read(chunked(MessageKind::Request), &[before]).is_ok(),
                 "{}",
                 before.escape_ascii()
             );
@@ -564,7 +533,7 @@ mod tests {
         for (before, takes) in places {
             for byte in 0..=u8::MAX {
                 let input = [before.as_bytes(), &[byte]].concat();
-                let found = read(chunked(Leniency::Strict), &[&input]).map(drop);
+                let found = read(chunked(MessageKind::Request), &[&input]).map(drop);
                 let expected = if takes(byte) { Ok(()) } else { Err(ParseError::Chunk) };
                 assert_eq!(found, expected, "{}", input.escape_ascii());
             }
@@ -588,7 +557,7 @@ mod tests {
             };
             assert_chunked(input, &Err(ParseError::Chunk));
             for pieces in every_split(input) {
-                let found = read(chunked(Leniency::BlanksAfterChunkSize), &pieces);
+                let found = read(chunked(MessageKind::Response(200)), &pieces);
                 assert_eq!(found, expected, "{}", input.escape_ascii());
             }
         }
@@ -611,7 +580,7 @@ mod tests {
         for (input, fits) in CASES {
             if *fits {
                 assert!(
-                    read(chunked(Leniency::Strict), &[input]).is_ok(),
+                    read(chunked(MessageKind::Request), &[input]).is_ok(),
                     "{}",
                     input.escape_ascii()
                 );
@@ -639,7 +608,7 @@ mod tests {
         // A little in every chunk is as much as all in one.
         let input = b"1;abcdefgh\r\na\r\n".repeat(8);
         assert_chunked(&input, &TOO_LARGE);
-        assert!(read(chunked(Leniency::Strict), &[&input[..60]]).is_ok());
+        assert!(read(chunked(MessageKind::Request), &[&input[..60]]).is_ok());
         let (extension, trailer) = ([b'a'; 40], [b'b'; 40]);
         let input = [b"0;", &extension[..], b"\r\nA:", &trailer, b"\r\n\r\n"].concat();
         assert_chunked(&input, &TOO_LARGE);

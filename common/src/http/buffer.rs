@@ -1,7 +1,7 @@
 //! Buffers of a connection: bytes received and not parsed, bytes written and not sent.
 
 use super::ParseError;
-use super::grammar::{find, starts_with};
+use super::grammar::starts_with;
 use super::parse;
 
 /// Received bytes. Those before `start` have been consumed.
@@ -46,17 +46,6 @@ impl<T: Copy> HeadCache<T> {
     pub(super) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
-}
-
-/// The length of the head at the front of the received bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HeadLength {
-    /// All of it is there, blank line included.
-    Complete(usize),
-    /// More must be received.
-    Partial,
-    /// It exceeds the limit; its first line alone does if `in_first_line`.
-    TooLong { in_first_line: bool },
 }
 
 impl Inbound {
@@ -105,19 +94,18 @@ impl Inbound {
         (self.start, self.searched) = (0, 0);
     }
 
-    /// Searches for the end of the head at the front. Bytes beyond `bytes_max` must not matter:
-    /// they may have arrived or not.
-    pub(super) fn head_length(&mut self, bytes_max: usize) -> Result<HeadLength, ParseError> {
+    /// The length of the head at the front, blank line included; `None` until more is received.
+    /// Bytes beyond `bytes_max` must not matter: they may have arrived or not.
+    pub(super) fn head_length(&mut self, bytes_max: usize) -> Result<Option<usize>, ParseError> {
         let unread = self.bytes.get(self.start..).unwrap_or_default();
         let reachable = unread.get(..bytes_max).unwrap_or(unread);
         let mut searched = self.searched.saturating_sub(self.start);
         let end = parse::find_end(reachable, &mut searched)?;
         self.searched = self.start + searched;
-        Ok(match end {
-            Some(length) => HeadLength::Complete(length),
-            None if unread.len() <= bytes_max => HeadLength::Partial,
-            None => HeadLength::TooLong { in_first_line: find(reachable, b'\n').is_none() },
-        })
+        match end {
+            None if unread.len() > bytes_max => Err(ParseError::HeadTooLarge),
+            end => Ok(end),
+        }
     }
 
     /// Bytes of memory.

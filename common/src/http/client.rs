@@ -4,8 +4,8 @@
 
 use std::fmt;
 
-use super::body::{Body, Chunk, Leniency, MessageKind};
-use super::buffer::{HeadCache, HeadLength, Inbound, Outbound};
+use super::body::{Body, MessageKind};
+use super::buffer::{HeadCache, Inbound, Outbound};
 use super::parse;
 use super::{Fields, KeepAlive, Limits, ParseError, Version};
 
@@ -204,10 +204,9 @@ impl ClientConn {
             return Ok(true);
         }
         let length = match self.inbound.head_length(self.limits.head_bytes_max)? {
-            HeadLength::Complete(length) => length,
-            HeadLength::Partial if self.is_closed => return Err(ResponseError::Incomplete),
-            HeadLength::Partial => return Ok(false),
-            HeadLength::TooLong { .. } => return Err(ParseError::HeadTooLarge.into()),
+            Some(length) => length,
+            None if self.is_closed => return Err(ResponseError::Incomplete),
+            None => return Ok(false),
         };
         let bytes = self.inbound.take_head(length);
         let head = parse::response(bytes)?;
@@ -221,8 +220,7 @@ impl ClientConn {
             };
         }
         let kind = MessageKind::Response(head.status);
-        let leniency = Leniency::BlanksAfterChunkSize;
-        let body = Body::new(kind, head.version, &head.headers, &self.limits, leniency)?;
+        let body = Body::new(kind, head.version, &head.headers, &self.limits)?;
         let keeps = match head.version {
             Version::Http11 => !head.headers.close,
             Version::Http10 => head.headers.keep_alive && !head.headers.close,
@@ -242,19 +240,11 @@ impl ClientConn {
         let State::Body(line) = &mut self.state else { return Ok(None) };
         let mut input = self.inbound.unread();
         let before = input.len();
-        let is_complete = loop {
-            match line.body.decode(&mut input)? {
-                Chunk::Data(data) => self.body.extend_from_slice(data),
-                Chunk::Complete => break true,
-                Chunk::Partial if !self.is_closed => break false,
-                Chunk::Partial if line.body.ends_by_close() => break true,
-                Chunk::Partial => return Err(ResponseError::Incomplete),
-            }
-        };
+        let is_complete = line.body.decode(&mut input, |data| self.body.extend_from_slice(data))?;
         let (consumed, line) = (before - input.len(), *line);
         self.inbound.consume(consumed);
-        if !is_complete {
-            return Ok(None);
+        if !(is_complete || self.is_closed && line.body.ends_by_close()) {
+            return if self.is_closed { Err(ResponseError::Incomplete) } else { Ok(None) };
         }
         self.pending -= 1;
         (self.interim, self.empty_lines) = (0, 0);

@@ -2,8 +2,8 @@
 //! responses in, bytes out. Requests may be taken ahead (pipelining, RFC 9112 section 9.3.2);
 //! their responses are written in the same order.
 
-use super::body::{Body, Chunk, Leniency, MessageKind};
-use super::buffer::{HeadCache, HeadLength, Inbound, Outbound};
+use super::body::{Body, MessageKind};
+use super::buffer::{HeadCache, Inbound, Outbound};
 use super::grammar::{is_tchar, split_line};
 use super::parse::{self, HeadOffsets, RequestHead};
 use super::{Date, KeepAlive, Limits, Method, ParseError, Request, Response, Version};
@@ -279,29 +279,23 @@ impl ServerConn {
         }
         let bytes_max = self.limits.head_bytes_max;
         let length = match inbound.head_length(bytes_max) {
-            Ok(HeadLength::Complete(length)) => length,
+            Ok(Some(length)) => length,
             incomplete => {
                 // And at its first line: it may wait for a response before it sends more.
                 let unread = inbound.unread();
-                if let Some((line, _)) = split_line(unread.get(..bytes_max).unwrap_or(unread)) {
-                    parse::request_line(line)?;
+                match split_line(unread.get(..bytes_max).unwrap_or(unread)) {
+                    Some((line, _)) => drop(parse::request_line(line)?),
+                    None if incomplete == Err(ParseError::HeadTooLarge) => {
+                        return Err(ParseError::TargetTooLong);
+                    }
+                    None => {}
                 }
-                return match incomplete? {
-                    HeadLength::TooLong { in_first_line: true } => Err(ParseError::TargetTooLong),
-                    HeadLength::TooLong { in_first_line: false } => Err(ParseError::HeadTooLarge),
-                    HeadLength::Complete(_) | HeadLength::Partial => Ok(None),
-                };
+                return incomplete.map(|_| None);
             }
         };
         let bytes = inbound.unread().get(..length).unwrap_or_default();
         let head = parse::request(bytes)?;
-        let body = Body::new(
-            MessageKind::Request,
-            head.version,
-            &head.headers,
-            &self.limits,
-            Leniency::Strict,
-        )?;
+        let body = Body::new(MessageKind::Request, head.version, &head.headers, &self.limits)?;
         let context = ResponseContext::new(&head);
         let parsed = ParsedHead { length, offsets: head.offsets, context };
         if body.is_empty() {
@@ -319,13 +313,7 @@ impl ServerConn {
         let Some(Buffers { inbound, .. }) = self.buffers.as_deref_mut() else { return Ok(None) };
         let mut input = inbound.unread().get(head.length..).unwrap_or_default();
         let before = input.len();
-        let complete = loop {
-            match body.decode(&mut input)? {
-                Chunk::Data(_) => {}
-                Chunk::Partial => break None,
-                Chunk::Complete => break Some(*head),
-            }
-        };
+        let complete = body.decode(&mut input, |_| {})?.then_some(*head);
         let dropped = before - input.len();
         inbound.remove_behind(head.length, dropped);
         self.expects_continue &= dropped == 0 && complete.is_none();
