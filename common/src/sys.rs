@@ -17,9 +17,9 @@ pub(crate) const EPOLLHUP: u32 = 0x010;
 pub(crate) const EPOLLRDHUP: u32 = 0x2000;
 pub(crate) const EPOLLEXCLUSIVE: u32 = 1 << 28;
 pub(crate) const EPOLLET: u32 = 1 << 31;
-const EPOLL_CTL_ADD: c_int = 1;
-const EPOLL_CTL_DEL: c_int = 2;
-const EPOLL_CTL_MOD: c_int = 3;
+pub(crate) const EPOLL_CTL_ADD: c_int = 1;
+pub(crate) const EPOLL_CTL_DEL: c_int = 2;
+pub(crate) const EPOLL_CTL_MOD: c_int = 3;
 const EPOLL_CLOEXEC: c_int = O_CLOEXEC;
 
 // asm-generic/fcntl.h
@@ -92,9 +92,9 @@ pub(crate) const EVENTS_MAX: usize = 256;
 #[repr(C)]
 #[cfg_attr(target_arch = "x86_64", repr(packed))]
 #[derive(Clone, Copy)]
-struct EpollEvent {
-    events: u32,
-    data: u64,
+pub(crate) struct EpollEvent {
+    pub(crate) events: u32,
+    pub(crate) data: u64,
 }
 
 /// `sigset_t`: 1,024 bits in both C libraries, signal 1 the lowest.
@@ -189,7 +189,7 @@ unsafe extern "C" {
     fn setrlimit(resource: c_int, limit: *const ResourceLimit) -> c_int;
 }
 
-/// An epoll instance and the events of the last `wait`.
+/// An epoll instance, and memory for events.
 pub(crate) struct Epoll {
     fd: OwnedFd,
     events: Box<[EpollEvent; EVENTS_MAX]>,
@@ -203,50 +203,29 @@ impl Epoll {
         Ok(Epoll { fd, events })
     }
 
-    /// Watches `fd` until it is closed. Its events carry `token`.
-    pub(crate) fn add(&self, fd: BorrowedFd<'_>, interest: u32, token: u64) -> io::Result<()> {
-        self.control(EPOLL_CTL_ADD, fd, interest, token)
-    }
-
-    /// Changes the interest in a watched `fd`.
-    pub(crate) fn modify(&self, fd: BorrowedFd<'_>, interest: u32, token: u64) -> io::Result<()> {
-        self.control(EPOLL_CTL_MOD, fd, interest, token)
-    }
-
-    /// Ends the watch of `fd`.
-    pub(crate) fn delete(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.control(EPOLL_CTL_DEL, fd, 0, 0)
-    }
-
-    fn control(
+    /// Adds, modifies or removes the interest in `fd`, until it is closed. Its events carry `data`.
+    pub(crate) fn control(
         &self,
         operation: c_int,
         fd: BorrowedFd<'_>,
-        interest: u32,
-        token: u64,
+        events: u32,
+        data: u64,
     ) -> io::Result<()> {
-        let mut event = EpollEvent { events: interest, data: token };
+        let mut event = EpollEvent { events, data };
         let (epoll, fd) = (self.fd.as_raw_fd(), fd.as_raw_fd());
         // SAFETY: the event lives through the call, and both descriptors are open.
         checked(unsafe { epoll_ctl(epoll, operation, fd, &raw mut event) }).map(drop)
     }
 
-    /// Waits for events at most this long (-1: without limit); returns their number, 0 if it was
-    /// interrupted.
-    pub(crate) fn wait(&mut self, timeout_ms: i32) -> io::Result<usize> {
+    /// Waits for events at most this long (-1: without limit); returns none if it was interrupted.
+    pub(crate) fn wait(&mut self, timeout_ms: i32) -> io::Result<&[EpollEvent]> {
         let (epoll, room) = (self.fd.as_raw_fd(), self.events.as_mut_ptr());
         // SAFETY: the kernel writes at most `EVENTS_MAX` events into the array.
         match checked(unsafe { epoll_wait(epoll, room, EVENTS_MAX as c_int, timeout_ms) }) {
             // By SIGCONT, for example. Events may have arrived all the same.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
-            count => count.map(|count| count.unsigned_abs() as usize),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(&[]),
+            count => Ok(&self.events[..count?.unsigned_abs() as usize]),
         }
-    }
-
-    /// The flags and the token of an event of the last `wait`.
-    pub(crate) fn event(&self, index: usize) -> (u32, u64) {
-        let event = self.events[index];
-        (event.events, event.data)
     }
 }
 

@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use std::task::{Poll, ready};
 
 use super::executor;
-use super::reactor::{Direction, Sharing, Source};
+use super::reactor::{Direction, OWN, SHARED};
+use crate::sys;
 
 /// A non-blocking descriptor, registered with the worker that made it.
 #[derive(Debug)]
@@ -18,13 +19,13 @@ pub struct AsyncFd<S> {
 impl<S: AsFd> AsyncFd<S> {
     /// A descriptor of this worker alone.
     pub fn new(io: S) -> AsyncFd<S> {
-        AsyncFd { io, index: executor::reactor(|reactor| reactor.register(Sharing::Own)) }
+        AsyncFd { io, index: executor::reactor(|reactor| reactor.register(OWN)) }
     }
 
     /// A descriptor that other workers wait for too: each event wakes one of them. Its events are
     /// level-triggered, so one operation for each event is enough.
     pub fn shared(io: S) -> AsyncFd<S> {
-        AsyncFd { io, index: executor::reactor(|reactor| reactor.register(Sharing::Exclusive)) }
+        AsyncFd { io, index: executor::reactor(|reactor| reactor.register(SHARED)) }
     }
 
     /// The descriptor.
@@ -49,13 +50,10 @@ impl<S: AsFd> AsyncFd<S> {
             }
             match operation(&self.io) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.update(|source| source.clear_ready(direction));
+                    self.clear_ready(direction.events());
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => {
-                    self.update(|source| source.operation_done(direction));
-                    return Poll::Ready(result);
-                }
+                result => return Poll::Ready(result),
             }
         }
     }
@@ -80,8 +78,8 @@ impl<S: AsFd> AsyncFd<S> {
         if let Poll::Ready(Ok(count)) = read
             && (1..room).contains(&count)
         {
-            // The peer's end raises no further event: `is_read_closed` stays, so that it is read.
-            self.update(|source| source.is_readable = false);
+            // The peer's end raises no further event: EPOLLRDHUP stays, so that it is read.
+            self.clear_ready(sys::EPOLLIN);
         }
         read
     }
@@ -92,13 +90,13 @@ impl<S: AsFd> AsyncFd<S> {
         executor::reactor(|reactor| reactor.suspend(self.io.as_fd(), self.index));
     }
 
-    fn update(&self, change: impl FnOnce(&mut Source)) {
-        executor::reactor(|reactor| reactor.update(self.index, change));
+    fn clear_ready(&self, events: u32) {
+        executor::reactor(|reactor| reactor.clear_ready(self.index, events));
     }
 }
 
 impl<S> Drop for AsyncFd<S> {
     fn drop(&mut self) {
-        executor::try_reactor(|reactor| reactor.deregister(self.index));
+        executor::reactor(|reactor| reactor.deregister(self.index));
     }
 }

@@ -1,7 +1,7 @@
 //! Tasks of one worker thread: polling, waking, deadlines.
 //!
 //! A task's deadline is the earliest that its last poll set. The executor forgets it before
-//! the next poll, so that a dropped wait leaves nothing behind and setting one is a single store.
+//! the next poll, so that a dropped wait leaves nothing behind.
 //! A wake may be spurious. So `Shutdown` wakes all tasks, and none has to register for it.
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -11,12 +11,12 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use super::reactor::{Reactor, TaskId};
+use super::reactor::{NOTIFICATION, Reactor, TaskId};
+use crate::sys;
 
 /// Polls between two calls of `epoll_wait`: tasks that wake each other must not starve the sockets.
 const POLLS_MAX: usize = 4096;
@@ -28,8 +28,10 @@ thread_local! {
 /// The future of a task.
 type BoxFuture = Pin<Box<dyn Future<Output = ()>>>;
 
-/// The future that `run` was given. It is no entry of the task list.
-const MAIN_TASK: TaskId = TaskId::MAX;
+/// The task of the future that `run` was given.
+const MAIN_TASK: TaskId = 0;
+/// Woken by the shutdown: every task.
+const ALL_TASKS: TaskId = TaskId::MAX;
 
 /// A worker before it runs. Several workers are made first and run then: once the first accepts
 /// connections, there may be no descriptors left for the next.
@@ -40,30 +42,25 @@ pub struct Worker {
 }
 
 /// The tasks of one worker, on its thread.
-struct Executor {
-    reactor: Reactor,
+pub(super) struct Executor {
+    worker: Worker,
     now: Cell<Instant>,
-    tasks: RefCell<Vec<Task>>,
+    pub(super) tasks: RefCell<Vec<Task>>,
     free: RefCell<Vec<TaskId>>,
     /// Tasks to poll in this turn, and tasks that yielded until the next.
     ready: RefCell<VecDeque<TaskId>>,
     yielded: RefCell<Vec<TaskId>>,
     current: Cell<TaskId>,
-    /// The earliest deadline that the current task has set in this poll.
-    deadline: Cell<Option<Instant>>,
     /// No task's deadline is earlier.
-    next_deadline: Cell<Option<Instant>>,
-    remote: Arc<Remote>,
-    wake_pipe: RefCell<PipeReader>,
-    /// Its tasks have been dropped; it takes no more.
-    is_closed: Cell<bool>,
+    pub(super) next_deadline: Cell<Option<Instant>>,
 }
 
-/// An entry of the task list. Future and waker are taken out while the task is polled. The waker
-/// stays for the next task, because making one allocates.
-struct Task {
+/// An entry of the task list.
+pub(super) struct Task {
+    /// Taken out while it is polled. That of `MAIN_TASK` is not here.
     future: Option<BoxFuture>,
-    waker: Option<Waker>,
+    /// It stays for the next task, because making one allocates.
+    waker: Waker,
     deadline: Option<Instant>,
     is_queued: bool,
 }
@@ -73,12 +70,7 @@ impl Worker {
     pub fn new(shutdown: &Shutdown) -> io::Result<Worker> {
         let (wake_pipe, writer) = io::pipe()?;
         let reactor = Reactor::new(&wake_pipe)?;
-        let remote = Arc::new(Remote {
-            woken: Mutex::default(),
-            wake_all: AtomicBool::new(shutdown.is_begun()),
-            is_notified: AtomicBool::new(false),
-            wake_pipe: writer,
-        });
+        let remote = Arc::new(Remote { woken: Mutex::default(), wake_pipe: writer });
         lock(&shutdown.0.workers).push(Arc::clone(&remote));
         Ok(Worker { reactor, remote, wake_pipe })
     }
@@ -87,105 +79,91 @@ impl Worker {
     /// once a thread.
     pub fn run<T>(self, main: impl Future<Output = T>) -> io::Result<T> {
         let executor = Rc::new(Executor {
-            reactor: self.reactor,
+            worker: self,
             now: Cell::new(Instant::now()),
             tasks: RefCell::default(),
             free: RefCell::default(),
             ready: RefCell::default(),
             yielded: RefCell::default(),
             current: Cell::new(MAIN_TASK),
-            deadline: Cell::new(None),
             next_deadline: Cell::new(None),
-            remote: self.remote,
-            wake_pipe: RefCell::new(self.wake_pipe),
-            is_closed: Cell::new(false),
         });
         let is_first = EXECUTOR.with(|slot| slot.set(Rc::clone(&executor)).is_ok());
         assert!(is_first, "a thread runs one worker");
-        let _close = CloseOnDrop(&executor);
+        let _drop_tasks = DropTasks(&executor);
         executor.drive(pin!(main))
     }
 }
 
 impl Executor {
     fn drive<T>(&self, mut main: Pin<&mut impl Future<Output = T>>) -> io::Result<T> {
-        let waker = self.waker(MAIN_TASK);
-        let mut context = Context::from_waker(&waker);
-        let mut deadline = None;
-        self.ready.borrow_mut().push_back(MAIN_TASK);
+        let main_task = self.add_task();
+        self.wake(main_task);
         loop {
             for _ in 0..POLLS_MAX {
                 let Some(task) = self.ready.borrow_mut().pop_front() else { break };
-                if task != MAIN_TASK {
-                    self.poll(task);
-                    continue;
+                if let Some(entry) = self.tasks.borrow_mut().get_mut(task) {
+                    entry.is_queued = false;
                 }
-                self.deadline.set(None);
-                self.current.set(MAIN_TASK);
-                if let Poll::Ready(output) = main.as_mut().poll(&mut context) {
-                    return Ok(output);
+                match task {
+                    NOTIFICATION => self.handle_notification(),
+                    MAIN_TASK => {
+                        if let Poll::Ready(output) = self.poll_as(task, main.as_mut()) {
+                            return Ok(output);
+                        }
+                    }
+                    _ => self.poll(task),
                 }
-                deadline = self.deadline.take();
             }
             for task in self.yielded.take() {
                 self.wake(task);
             }
-            self.wait(earlier(deadline, self.next_deadline.get()))?;
-            if deadline.is_some_and(|at| at <= self.now.get()) {
-                deadline = None;
-                self.wake(MAIN_TASK);
-            }
+            self.wait()?;
             self.wake_due();
         }
     }
 
     /// Polls one task. A panic ends it as its own end would.
     fn poll(&self, task: TaskId) {
-        let Some((mut future, waker)) = self.take_future(task) else { return };
-        self.deadline.set(None);
-        self.current.set(task);
-        let mut context = Context::from_waker(&waker);
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context)));
-        let left = match polled {
-            Ok(Poll::Pending) => Some(future),
-            _ => {
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(future)));
-                self.free.borrow_mut().push(task);
-                None
-            }
-        };
-        let deadline = self.deadline.take().filter(|_| left.is_some());
-        self.next_deadline.set(earlier(deadline, self.next_deadline.get()));
-        if let Some(entry) = self.tasks.borrow_mut().get_mut(task) {
-            (entry.future, entry.waker, entry.deadline) = (left, Some(waker), deadline);
+        let Some(mut future) = self.tasks.borrow_mut()[task].future.take() else { return };
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            self.poll_as(task, future.as_mut()).is_pending().then_some(future)
+        }));
+        let entry = &mut self.tasks.borrow_mut()[task];
+        if let Ok(Some(future)) = polled {
+            entry.future = Some(future);
+        } else {
+            entry.deadline = None;
+            self.free.borrow_mut().push(task);
         }
     }
 
-    fn take_future(&self, task: TaskId) -> Option<(BoxFuture, Waker)> {
-        let mut tasks = self.tasks.borrow_mut();
-        let entry = tasks.get_mut(task)?;
-        entry.is_queued = false;
-        let future = entry.future.take()?;
-        entry.waker.take().map(|waker| (future, waker))
+    /// Polls the future of a task, which sets the deadline of the task.
+    fn poll_as<F: Future + ?Sized>(&self, task: TaskId, future: Pin<&mut F>) -> Poll<F::Output> {
+        let waker = {
+            let entry = &mut self.tasks.borrow_mut()[task];
+            entry.deadline = None;
+            entry.waker.clone()
+        };
+        self.current.set(task);
+        future.poll(&mut Context::from_waker(&waker))
     }
 
     fn spawn(&self, future: BoxFuture) {
-        if self.is_closed.get() {
-            // The spawner may hold what the drop needs. The process is about to end.
-            return std::mem::forget(future);
-        }
-        let task = self.free.borrow_mut().pop().unwrap_or_else(|| {
-            let mut tasks = self.tasks.borrow_mut();
-            let waker = Some(self.waker(tasks.len()));
-            tasks.push(Task { future: None, waker, deadline: None, is_queued: false });
-            tasks.len() - 1
-        });
+        let free = self.free.borrow_mut().pop();
+        let task = free.unwrap_or_else(|| self.add_task());
         self.tasks.borrow_mut()[task].future = Some(future);
         self.wake(task);
     }
 
-    fn waker(&self, task: TaskId) -> Waker {
-        Waker::from(Arc::new(TaskWaker { task, remote: Arc::clone(&self.remote) }))
+    /// Adds an entry without a future to the task list.
+    fn add_task(&self) -> TaskId {
+        let mut tasks = self.tasks.borrow_mut();
+        let task = tasks.len();
+        let remote = Arc::clone(&self.worker.remote);
+        let waker = Waker::from(Arc::new(TaskWaker { task, remote }));
+        tasks.push(Task { future: None, waker, deadline: None, is_queued: false });
+        task
     }
 
     fn wake(&self, task: TaskId) {
@@ -216,50 +194,48 @@ impl Executor {
         self.next_deadline.set(next);
     }
 
-    /// Sleeps until an event or the deadline, and wakes tasks for events.
-    fn wait(&self, deadline: Option<Instant>) -> io::Result<()> {
+    /// Sleeps until an event or the next deadline, and wakes tasks for events.
+    fn wait(&self) -> io::Result<()> {
+        let deadline = self.next_deadline.get();
         let timeout_ms = match deadline {
             _ if !self.ready.borrow().is_empty() => 0,
             None => -1,
             Some(at) => milliseconds_until(at),
         };
-        let mut is_notified = self.reactor.wait(timeout_ms, |task| self.wake(task))?;
+        let wait = |timeout_ms| self.worker.reactor.wait(timeout_ms, |task| self.wake(task));
+        wait(timeout_ms)?;
         self.now.set(Instant::now());
         // Bytes that arrived before `now` count before a deadline that is over at `now`: the
         // process may have been stopped in between.
         if deadline.is_some_and(|at| at <= self.now.get()) {
-            is_notified |= self.reactor.poll_all(|task| self.wake(task))?;
-        }
-        if is_notified {
-            self.handle_notification();
+            while wait(0)? == sys::EVENTS_MAX {}
         }
         Ok(())
     }
 
+    /// Wakes the tasks that other threads have woken.
     fn handle_notification(&self) {
-        // The pipe is drained first: a notification after that fills it again.
-        let _ = self.wake_pipe.borrow_mut().read(&mut [0; 64]);
-        self.remote.is_notified.store(false, Ordering::SeqCst);
-        for task in std::mem::take(&mut *lock(&self.remote.woken)) {
-            self.wake(task);
-        }
-        if self.remote.wake_all.swap(false, Ordering::AcqRel) {
-            self.wake(MAIN_TASK);
+        // Before they are taken: the first one after that fills the pipe again.
+        let _ = (&self.worker.wake_pipe).read(&mut [0]);
+        for task in std::mem::take(&mut *lock(&self.worker.remote.woken)) {
             let count = self.tasks.borrow().len();
-            (0..count).for_each(|task| self.wake(task));
+            let tasks = if task == ALL_TASKS { 0..count } else { task..task + 1 };
+            tasks.for_each(|task| self.wake(task));
         }
     }
 }
 
 /// Drops the tasks that are left when an executor ends, by a panic too.
-struct CloseOnDrop<'a>(&'a Executor);
+struct DropTasks<'a>(&'a Executor);
 
-impl Drop for CloseOnDrop<'_> {
+impl Drop for DropTasks<'_> {
     fn drop(&mut self) {
-        self.0.is_closed.set(true);
-        // Dropping a task may wake others, or spawn: not while the list is borrowed.
-        let left = self.0.tasks.take();
-        drop(left);
+        self.0.free.take();
+        loop {
+            // Dropping a task may wake others, or spawn: not while the list is borrowed.
+            let Some(task) = self.0.tasks.borrow_mut().pop() else { break };
+            drop(task);
+        }
     }
 }
 
@@ -279,7 +255,9 @@ pub fn poll_deadline(at: Instant) -> Poll<()> {
         if executor.now.get() >= at {
             return Poll::Ready(());
         }
-        executor.deadline.set(earlier(Some(at), executor.deadline.get()));
+        let entry = &mut executor.tasks.borrow_mut()[executor.current.get()];
+        entry.deadline = earlier(Some(at), entry.deadline);
+        executor.next_deadline.set(earlier(Some(at), executor.next_deadline.get()));
         Poll::Pending
     })
 }
@@ -295,26 +273,11 @@ pub(super) fn current_task() -> TaskId {
 }
 
 pub(super) fn reactor<T>(with: impl FnOnce(&Reactor) -> T) -> T {
-    current(|executor| with(&executor.reactor))
+    current(|executor| with(&executor.worker.reactor))
 }
 
-/// `reactor`, unless this thread's executor is gone.
-pub(super) fn try_reactor(with: impl FnOnce(&Reactor)) {
-    let _ = EXECUTOR.try_with(|slot| slot.get().map(|executor| with(&executor.reactor)));
-}
-
-fn current<T>(with: impl FnOnce(&Executor) -> T) -> T {
+pub(super) fn current<T>(with: impl FnOnce(&Executor) -> T) -> T {
     EXECUTOR.with(|slot| with(slot.get().expect("called on a worker's thread")))
-}
-
-#[cfg(test)]
-pub(super) fn tasks_len() -> usize {
-    current(|executor| executor.tasks.borrow().len())
-}
-
-#[cfg(test)]
-pub(super) fn next_deadline() -> Option<Instant> {
-    current(|executor| executor.next_deadline.get())
 }
 
 fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
@@ -333,15 +296,16 @@ fn milliseconds_until(at: Instant) -> i32 {
 /// The part of an executor that other threads may touch.
 struct Remote {
     woken: Mutex<Vec<TaskId>>,
-    wake_all: AtomicBool,
-    is_notified: AtomicBool,
     wake_pipe: PipeWriter,
 }
 
 impl Remote {
-    /// Ends the executor's wait for events.
-    fn notify(&self) {
-        if !self.is_notified.swap(true, Ordering::SeqCst) {
+    /// Wakes a task, and ends the executor's wait for events.
+    fn wake(&self, task: TaskId) {
+        let mut woken = lock(&self.woken);
+        woken.push(task);
+        // One byte until the executor takes them: the pipe is never full.
+        if woken.len() == 1 {
             let _ = (&self.wake_pipe).write(&[1]);
         }
     }
@@ -359,42 +323,45 @@ impl Wake for TaskWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         let is_local = EXECUTOR.try_with(|slot| match slot.get() {
-            Some(executor) if Arc::ptr_eq(&executor.remote, &self.remote) => {
+            Some(executor) if Arc::ptr_eq(&executor.worker.remote, &self.remote) => {
                 executor.wake(self.task);
                 true
             }
             _ => false,
         });
         if is_local != Ok(true) {
-            lock(&self.remote.woken).push(self.task);
-            self.remote.notify();
+            self.remote.wake(self.task);
         }
     }
 }
 
-/// The graceful stop of all workers: a flag that is set once and wakes every task.
+/// The graceful stop of all workers: a time that is set once, upon which every task is woken.
 #[derive(Clone, Default)]
 pub struct Shutdown(Arc<ShutdownState>);
 
 #[derive(Default)]
 struct ShutdownState {
-    is_begun: AtomicBool,
+    begun_at: OnceLock<Instant>,
     workers: Mutex<Vec<Arc<Remote>>>,
 }
 
 impl Shutdown {
-    /// Sets the flag and wakes every task. Callable from any thread.
+    /// Begins it, and wakes every task. Callable from any thread.
     pub fn begin(&self) {
-        self.0.is_begun.store(true, Ordering::Release);
+        let _ = self.0.begun_at.set(Instant::now());
         for worker in lock(&self.0.workers).iter() {
-            worker.wake_all.store(true, Ordering::Release);
-            worker.notify();
+            worker.wake(ALL_TASKS);
         }
+    }
+
+    /// When it began.
+    pub fn begun_at(&self) -> Option<Instant> {
+        self.0.begun_at.get().copied()
     }
 
     /// Returns true if it has begun.
     pub fn is_begun(&self) -> bool {
-        self.0.is_begun.load(Ordering::Acquire)
+        self.begun_at().is_some()
     }
 
     /// Waits until it begins.

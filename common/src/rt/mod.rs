@@ -94,7 +94,7 @@ impl Signals {
 
 #[cfg(test)]
 mod tests {
-    use super::executor::{next_deadline, reactor, tasks_len};
+    use super::executor::{current, reactor};
     use super::*;
     use std::cell::{Cell, RefCell};
     use std::io::Write;
@@ -110,6 +110,11 @@ mod tests {
         std::thread::spawn(move || run(&shutdown.clone(), test(shutdown)).expect("a worker"))
             .join()
             .expect("the test's thread")
+    }
+
+    /// Tasks that were ever there at the same time, the main one included.
+    fn tasks_len() -> usize {
+        current(|executor| executor.tasks.borrow().len())
     }
 
     fn pair() -> (AsyncFd<UnixStream>, UnixStream) {
@@ -195,45 +200,47 @@ mod tests {
     }
 
     #[test]
-    fn wakes_the_task_that_waited_last_for_each_direction() {
+    fn wakes_the_task_that_waited_last() {
         on_a_worker(async |_| {
             let (ours, mut theirs) = pair();
-            // This task waits first. Then two others do, one of which passes the wait on.
+            // This task waits first. Then another does, which passes the wait on.
             assert!(timeout_at(now(), read(&ours)).await.is_none());
-            let block = vec![7; 64 << 10];
-            let write = move |mut io: &UnixStream| io.write(&block);
-            let ours = Rc::new(ours);
-            let mut sent = 0;
-            while let Some(count) = timeout_at(now(), ours.io(Direction::Out, &write)).await {
-                sent += count.expect("a write");
-            }
-            let (heard, went_out) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
-            let (reader, noted) = (Rc::clone(&ours), Rc::clone(&heard));
+            let heard = Rc::new(Cell::new(false));
+            let noted = Rc::clone(&heard);
             spawn(async move {
-                assert!(timeout_at(now(), read(&reader)).await.is_none());
+                assert!(timeout_at(now(), read(&ours)).await.is_none());
                 spawn(async move {
-                    assert_eq!(read(&reader).await, b"x");
+                    assert_eq!(read(&ours).await, b"x");
                     noted.set(true);
                 });
-            });
-            let (writer, noted) = (Rc::clone(&ours), Rc::clone(&went_out));
-            spawn(async move {
-                writer.io(Direction::Out, &write).await.expect("room again");
-                noted.set(true);
             });
             for _ in 0..3 {
                 yield_now().await;
             }
-            assert!(!heard.get() && !went_out.get());
+            assert!(!heard.get());
             theirs.write_all(b"x").expect("a write");
             while !heard.get() {
                 yield_now().await;
             }
-            assert!(!went_out.get());
-            theirs.read_exact(&mut vec![0; sent]).expect("what was sent");
-            while !went_out.get() {
-                yield_now().await;
+        });
+    }
+
+    #[test]
+    fn a_task_waits_for_both_directions_at_once() {
+        on_a_worker(async |_| {
+            let (ours, mut theirs) = pair();
+            let block = vec![7; 64 << 10];
+            let write = |mut io: &UnixStream| io.write(&block);
+            let mut sent = 0;
+            while let Some(count) = timeout_at(now(), ours.io(Direction::Out, write)).await {
+                sent += count.expect("a write");
             }
+            theirs.write_all(b"x").expect("a write");
+            let both = select(ours.io(Direction::Out, write), read(&ours));
+            assert!(matches!(both.await, Either::Second(bytes) if bytes == b"x"));
+            theirs.read_exact(&mut vec![0; sent]).expect("what was sent");
+            let both = select(read(&ours), ours.io(Direction::Out, write));
+            assert!(matches!(both.await, Either::Second(Ok(1..))));
         });
     }
 
@@ -294,7 +301,7 @@ mod tests {
                 assert!(matches!(select(async {}, sleep_until(at)).await, Either::First(())));
             }
             yield_now().await;
-            assert_eq!((next_deadline(), tasks_len()), (None, 0));
+            assert_eq!((current(|it| it.next_deadline.get()), tasks_len()), (None, 1));
         });
     }
 
@@ -358,6 +365,27 @@ mod tests {
     }
 
     #[test]
+    fn a_wake_after_the_end_of_a_task_keeps_no_later_one_from_running() {
+        on_a_worker(async |shutdown| {
+            let waker = Rc::new(RefCell::new(None));
+            let kept = Rc::clone(&waker);
+            spawn(poll_fn(move |cx| {
+                *kept.borrow_mut() = Some(cx.waker().clone());
+                Poll::Ready(())
+            }));
+            yield_now().await;
+            waker.take().expect("the waker of the task that has ended").wake();
+            shutdown.begin();
+            yield_now().await;
+            let is_polled = Rc::new(Cell::new(false));
+            let noted = Rc::clone(&is_polled);
+            spawn(async move { noted.set(true) });
+            yield_now().await;
+            assert_eq!((is_polled.get(), tasks_len()), (true, 2));
+        });
+    }
+
+    #[test]
     fn shutdown_wakes_every_task_of_every_worker() {
         let shutdown = Shutdown::default();
         let (waiting, all_wait) = std::sync::mpsc::channel();
@@ -409,8 +437,8 @@ mod tests {
                 while !done.get() {
                     yield_now().await;
                 }
-                let sources = reactor(reactor::Reactor::sources_len);
-                assert_eq!((tasks_len(), sources), (1, 1), "round {round}");
+                let sources = reactor(|it| it.sources.borrow().len());
+                assert_eq!((tasks_len(), sources), (2, 1), "round {round}");
             }
         });
     }
