@@ -58,14 +58,12 @@ pub const SIGHUP: i32 = 1;
 pub const SIGINT: i32 = 2;
 /// Quit from a terminal.
 pub const SIGQUIT: i32 = 3;
-/// An alarm.
-pub(crate) const SIGALRM: i32 = 14;
+const SIGALRM: i32 = 14;
 /// Termination request.
 pub const SIGTERM: i32 = 15;
 /// A child process has ended.
 pub const SIGCHLD: i32 = 17;
-/// A file has reached the size limit.
-pub(crate) const SIGXFSZ: i32 = 25;
+const SIGXFSZ: i32 = 25;
 const SIGUSR1: i32 = 10;
 const SIGUSR2: i32 = 12;
 const SIGSTKFLT: i32 = 16;
@@ -101,18 +99,11 @@ pub(crate) struct EpollEvent {
 #[repr(C)]
 struct SignalSet([u64; 16]);
 
-#[repr(C)]
-struct ResourceLimit {
-    rlim_cur: u64,
-    rlim_max: u64,
-}
+/// `struct rlimit`: the soft limit and the hard one.
+type ResourceLimit = [u64; 2];
 
-/// `struct timespec`.
-#[repr(C)]
-struct TimeSpec {
-    tv_sec: i64,
-    tv_nsec: i64,
-}
+/// `struct timespec`: seconds and nanoseconds.
+type TimeSpec = [i64; 2];
 
 /// `sockaddr_in`, of 16 bytes, or `sockaddr_in6`, of 28.
 #[repr(C, align(4))]
@@ -130,28 +121,6 @@ struct AddrInfo {
     ai_addr: *const u8,
     ai_canonname: *const c_char,
     ai_next: *mut AddrInfo,
-}
-
-impl Default for AddrInfo {
-    fn default() -> AddrInfo {
-        AddrInfo {
-            ai_flags: 0,
-            ai_family: 0,
-            ai_socktype: 0,
-            ai_protocol: 0,
-            ai_addrlen: 0,
-            ai_addr: std::ptr::null(),
-            ai_canonname: std::ptr::null(),
-            ai_next: std::ptr::null_mut(),
-        }
-    }
-}
-
-/// `struct linger`.
-#[repr(C)]
-struct Linger {
-    l_onoff: c_int,
-    l_linger: c_int,
 }
 
 unsafe extern "C" {
@@ -255,7 +224,8 @@ pub(crate) fn refuse_new_connections(listener: &TcpListener) -> io::Result<()> {
 
 /// Makes close reset the connection: no TIME-WAIT, no port in use.
 pub(crate) fn set_reset_on_close(stream: &TcpStream) -> io::Result<()> {
-    set_option(stream, SOL_SOCKET, SO_LINGER, &Linger { l_onoff: 1, l_linger: 0 })
+    // `struct linger`: on, 0 seconds.
+    set_option(stream, SOL_SOCKET, SO_LINGER, &[1, 0])
 }
 
 fn socket(address: &SocketAddr) -> io::Result<OwnedFd> {
@@ -348,7 +318,16 @@ pub(crate) fn lookup(host: &str, family: AddressFamily) -> Result<Vec<IpAddr>, L
         AddressFamily::V6 => AF_INET6,
     });
     // One entry for each address, not one for each socket type as well.
-    let hints = AddrInfo { ai_family, ai_socktype: SOCK_STREAM, ..AddrInfo::default() };
+    let hints = AddrInfo {
+        ai_flags: 0,
+        ai_family,
+        ai_socktype: SOCK_STREAM,
+        ai_protocol: 0,
+        ai_addrlen: 0,
+        ai_addr: std::ptr::null(),
+        ai_canonname: std::ptr::null(),
+        ai_next: std::ptr::null_mut(),
+    };
     let mut first: *mut AddrInfo = std::ptr::null_mut();
     // SAFETY: the strings and the hints live through the call; a null service is none.
     let error =
@@ -383,14 +362,15 @@ fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// Signals that would end the process by default and mean nothing to it.
-pub(crate) fn meaningless_signals() -> impl Iterator<Item = i32> {
-    let named = [SIGUSR1, SIGUSR2, SIGSTKFLT, SIGVTALRM, SIGPROF, SIGIO, SIGPWR];
+pub(crate) fn ignored_signals() -> impl Iterator<Item = i32> {
+    let named = [SIGUSR1, SIGUSR2, SIGALRM, SIGSTKFLT, SIGXFSZ, SIGVTALRM, SIGPROF, SIGIO, SIGPWR];
     named.into_iter().chain(SIGRTMIN..=SIGRTMAX)
 }
 
 /// Blocks these signals in this thread and all that it starts, and returns a signalfd for them.
 pub fn signals(signals: &[i32]) -> io::Result<OwnedFd> {
-    let set = SignalSet::new(signals);
+    let mut set = SignalSet([0; 16]);
+    set.0[0] = signals.iter().fold(0, |set, signal| set | 1 << (signal - 1));
     // SAFETY: the set lives through the call; a null old set is not written.
     let failed = unsafe { pthread_sigmask(SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
     if failed != 0 {
@@ -398,14 +378,6 @@ pub fn signals(signals: &[i32]) -> io::Result<OwnedFd> {
     }
     // SAFETY: as above; -1 requests a new descriptor.
     owned(unsafe { signalfd(-1, &raw const set, SFD_CLOEXEC | SFD_NONBLOCK) })
-}
-
-impl SignalSet {
-    fn new(signals: &[i32]) -> SignalSet {
-        let mut words = [0; 16];
-        words[0] = signals.iter().fold(0, |set, signal| set | 1 << (signal - 1));
-        SignalSet(words)
-    }
 }
 
 /// Has glibc allocate as musl does: threads share one arena, and large blocks are returned to the
@@ -435,23 +407,23 @@ pub(crate) fn reap_children() {
 
 /// The CPU time of the process.
 pub(crate) fn cpu_time() -> io::Result<Duration> {
-    let mut time = TimeSpec { tv_sec: 0, tv_nsec: 0 };
+    let mut time: TimeSpec = [0; 2];
     // SAFETY: the kernel writes one `TimeSpec`.
     checked(unsafe { clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &raw mut time) })?;
-    Ok(Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32))
+    let [seconds, nanoseconds] = time.map(i64::unsigned_abs);
+    Ok(Duration::new(seconds, nanoseconds as u32))
 }
 
 /// Raises the soft limit of open descriptors to the hard one, if it may; returns the limit in force.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
-    let mut limit = ResourceLimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit: ResourceLimit = [0; 2];
     // SAFETY: the kernel writes one `ResourceLimit`.
     checked(unsafe { getrlimit(RLIMIT_NOFILE, &raw mut limit) })?;
-    let raised = ResourceLimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
+    let [soft, hard] = limit;
+    let raised: ResourceLimit = [hard; 2];
     // SAFETY: the limit lives through the call.
-    match checked(unsafe { setrlimit(RLIMIT_NOFILE, &raw const raised) }) {
-        Ok(_) => Ok(raised.rlim_cur),
-        Err(_) => Ok(limit.rlim_cur),
-    }
+    let result = checked(unsafe { setrlimit(RLIMIT_NOFILE, &raw const raised) });
+    Ok(if result.is_ok() { hard } else { soft })
 }
 
 fn checked(result: c_int) -> io::Result<c_int> {

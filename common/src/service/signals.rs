@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use crate::rt::{self, Either, Signals};
-use crate::sys::{self, SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
+use crate::sys::{self, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 /// How long the last log lines may take on a stuck pipe.
 pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
@@ -22,9 +22,8 @@ pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 ///   here, nor have real-time signals. They are ignored.
 /// - SIGPIPE is ignored by std. SIGXCPU and the signals of faults keep their default action.
 pub(super) fn block() -> std::io::Result<OwnedFd> {
-    let ignored = [SIGXFSZ, SIGALRM].into_iter().chain(sys::meaningless_signals());
-    let handled = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGCHLD];
-    sys::signals(&handled.into_iter().chain(ignored).collect::<Vec<_>>())
+    let handled = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGCHLD].into_iter();
+    sys::signals(&handled.chain(sys::ignored_signals()).collect::<Vec<_>>())
 }
 
 /// Handles signals. The first that ends begins the shutdown, after the delay; the second ends the
