@@ -141,7 +141,6 @@ unsafe extern "C" {
         value: *const c_void,
         length: c_uint,
     ) -> c_int;
-    fn accept4(fd: c_int, address: *mut c_void, length: *mut c_uint, flags: c_int) -> c_int;
     fn send(fd: c_int, bytes: *const c_void, length: usize, flags: c_int) -> isize;
     fn getaddrinfo(
         host: *const c_char,
@@ -240,16 +239,6 @@ fn set_option<T>(socket: &impl AsFd, level: c_int, option: c_int, value: &T) -> 
     let value = std::ptr::from_ref(value).cast();
     // SAFETY: the value lives through the call and is `length` bytes long.
     checked(unsafe { setsockopt(fd, level, option, value, length) }).map(drop)
-}
-
-/// Accepts a connection. It is non-blocking already; std's `accept` costs one more call for that.
-pub(crate) fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
-    let fd = listener.as_raw_fd();
-    // SAFETY: with a null address, the kernel writes none.
-    let peer = unsafe {
-        accept4(fd, std::ptr::null_mut(), std::ptr::null_mut(), SOCK_CLOEXEC | SOCK_NONBLOCK)
-    };
-    owned(peer).map(TcpStream::from)
 }
 
 /// Sends bytes that the kernel may hold back until more follow, or the end of this half.
@@ -454,13 +443,11 @@ mod tests {
             refuse_new_connections(&listener).expect("a kernel that can");
             let second = TcpStream::connect(address).map_err(|error| error.kind());
             assert_eq!(second.err(), Some(ErrorKind::ConnectionRefused));
-            let mut accepted = accept(&listener).expect("the first");
+            let (mut accepted, _) = listener.accept().expect("the first");
             accepted.write_all(b"x").expect("sent");
             first.read_exact(&mut [0]).expect("received");
-            assert_eq!(
-                accept(&listener).err().map(|error| error.kind()),
-                Some(ErrorKind::WouldBlock)
-            );
+            let none = listener.accept().map_err(|error| error.kind());
+            assert_eq!(none.err(), Some(ErrorKind::WouldBlock));
         }
     }
 

@@ -7,11 +7,12 @@ use std::io::{self, Write};
 use std::net::{self, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use super::{ConnectionGuard, GRACE, MaybeReady, Peer, READ_BYTES_MAX, Reject, Server, Service};
+use super::{Event, GRACE, MaybeReady, Peer, READ_BYTES_MAX, Reject, Server, Service};
 use crate::http::server::{ResponseContext, ServerConn, Stage};
 use crate::http::{KeepAlive, Response};
 use crate::rt::{self, AsyncFd, Direction};
@@ -21,10 +22,8 @@ use crate::sys;
 const PENDING_MAX: usize = 32;
 /// Unsent bytes after which no more is read from a client that does not take its responses.
 const OUTGOING_BYTES_MAX: usize = 16 << 10;
-/// A connection with more to do yields to the others after this many reads, or once this turn of
-/// the event loop has lasted this long.
+/// A connection with more to do yields to the others after this many reads.
 const READS_PER_TURN_MAX: usize = 4;
-const TURN_MAX: Duration = Duration::from_micros(500);
 /// How long a client may take to see a response that closes the connection while it still sends;
 /// after that it may see a reset instead (lingering close).
 const LINGER: Duration = Duration::from_secs(1);
@@ -36,23 +35,25 @@ const FREE_BYTES: usize = 4 << 10;
 /// Memory of a request that waits for its response, about.
 const PENDING_BYTES: usize = 256;
 
-/// The task of one connection. A future by hand: half the size of one with `async`, and there are
-/// thousands.
+/// The task of one connection, which counts as open until it is dropped. A future by hand: half the
+/// size of one with `async`, and there are thousands.
 pub(super) struct Connection<S: Service> {
+    server: Rc<Server<S>>,
     socket: AsyncFd<TcpStream>,
     peer: Peer,
     conn: ServerConn,
     pending: VecDeque<PendingResponse<S::Future>>,
     /// The client has ended its half of the connection. It may still read.
     is_read_closed: bool,
-    close: Close,
+    /// The client may be sending when the connection closes, which would reset it and drop the last
+    /// response (RFC 9112 section 9.6). It gets time to see that first.
+    must_linger: bool,
     /// Set once this half of the connection has ended: when to stop waiting for the client's end.
     linger_until: Option<Instant>,
     /// The part of a request that is waited for, and since when.
     stage: Stage,
     since: Instant,
     charged_bytes: usize,
-    guard: ConnectionGuard<S>,
 }
 
 /// A request without a written response.
@@ -61,124 +62,107 @@ struct PendingResponse<F> {
     reply: MaybeReady<F>,
 }
 
-/// How a connection closes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Close {
-    /// At once: the client wants it, or is gone.
-    Now,
-    /// After the client has had time to see its response: it may still be sending, and closing
-    /// then would reset the connection (RFC 9112 section 9.6).
-    Lingering,
-}
-
-/// Why no more requests are taken from the received bytes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Taken {
-    /// All complete requests were taken.
-    All,
-    /// As many wait for their responses as may.
-    Full,
-}
-
-/// The next step of a connection that can do nothing now.
-enum Wait {
-    ForEvent,
-    Close,
-    Reject(Reject),
-}
-
 impl<S: Service> Connection<S> {
-    pub(super) fn new(stream: TcpStream, guard: ConnectionGuard<S>) -> Connection<S> {
-        let settings = &guard.server.settings;
-        let address = settings.peer_addresses.then(|| stream.peer_addr().ok()).flatten();
+    pub(super) fn new(
+        server: &Rc<Server<S>>,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) -> Connection<S> {
+        server.load.open.fetch_add(1, Ordering::Relaxed);
+        server.load.within_limit.fetch_add(1, Ordering::Relaxed);
+        server.service.on_event(Event::Opened);
         // An IPv4 client of a dual-stack listener is shown with its IPv4 address.
-        let address = address.map(|it| SocketAddr::new(it.ip().to_canonical(), it.port()));
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         Connection {
             socket: AsyncFd::new(stream),
             peer: Peer {
-                address: address.map(|it| it.to_string().into()),
-                is_over_limit: guard.is_over_limit,
+                address: server.settings.peer_addresses.then(|| address.to_string().into()),
+                is_over_limit: false,
             },
-            conn: ServerConn::new(settings.limits),
+            conn: ServerConn::new(server.settings.limits),
             pending: VecDeque::new(),
             is_read_closed: false,
-            close: Close::Now,
+            must_linger: false,
             linger_until: None,
             stage: Stage::Idle,
             since: rt::now(),
             charged_bytes: 0,
-            guard,
+            server: Rc::clone(server),
         }
     }
 
-    /// Does all that can be done now, in the order that needs the fewest system calls. `Ready`
-    /// when the connection is to be closed.
-    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
+    /// No longer counts toward the limit: a connection that is being rejected must not take the
+    /// place of one that would be served.
+    pub(super) fn mark_over_limit(&mut self) {
+        self.peer.is_over_limit = true;
+        self.since = rt::now();
+        self.server.load.within_limit.fetch_sub(1, Ordering::Relaxed);
+        self.server.over_limit.set(self.server.over_limit.get() + 1);
+        self.server.service.on_event(Event::OverLimit);
+    }
+
+    /// Does all that can be done now, in the order that needs the fewest system calls. `Ready` after
+    /// the last response, or with an error when the connection is to be closed without one.
+    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         for reads in 0.. {
-            let taken = self.poll_requests(cx);
-            match self.poll_send() {
-                Poll::Ready(Ok(())) if self.is_done() => return Poll::Ready(self.close()),
-                Poll::Ready(Err(_)) => return Poll::Ready(Close::Now),
-                _ => {}
+            let is_full = self.poll_requests(cx);
+            if self.poll_send()?.is_ready() && self.is_done() {
+                return Poll::Ready(Ok(()));
             }
-            if is_turn_over(reads) {
+            if reads == READS_PER_TURN_MAX {
                 // Complete requests that are left are taken in the next turns. A partial one may
                 // stay for long.
                 let is_overloaded = self.release_memory();
-                if is_overloaded && taken == Taken::All && !self.is_reading_done() {
+                if is_overloaded && !is_full && !self.is_reading_done() {
                     self.reject(ResponseContext::NO_REQUEST, Reject::Overloaded);
                 }
                 break;
             }
-            let received = match taken {
-                _ if !self.can_take_request() || self.is_reading_done() => Poll::Pending,
+            let received = match self.can_take_request() && !self.is_reading_done() {
+                false => Poll::Pending,
                 // Sending has made room for what was received before.
-                Taken::Full => continue,
-                Taken::All => self.poll_receive(),
+                true if is_full => continue,
+                true => self.poll_receive(),
             };
-            match received {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(Close::Now),
-                Poll::Pending => match self.wait() {
-                    Wait::ForEvent => return Poll::Pending,
-                    Wait::Close => return Poll::Ready(Close::Now),
-                    Wait::Reject(reject) => self.reject(ResponseContext::NO_REQUEST, reject),
-                },
+            if received?.is_pending() {
+                match ready!(self.poll_timeout()) {
+                    Some(reject) => self.reject(ResponseContext::NO_REQUEST, reject),
+                    None => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+                }
             }
         }
         rt::wake_next_turn();
         Poll::Pending
     }
 
-    /// Takes requests and writes responses as far as both go.
-    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Taken {
-        let mut taken = self.take_requests();
-        while self.poll_responses(cx) && taken == Taken::Full {
-            taken = self.take_requests();
+    /// Takes requests and writes responses as far as both go. Returns true if complete requests may
+    /// be left.
+    fn poll_requests(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            self.take_requests();
+            let is_full = !self.can_take_request();
+            if !self.poll_responses(cx) || !is_full {
+                return is_full;
+            }
         }
-        taken
     }
 
     /// Takes the requests that have been received, and has them handled.
-    fn take_requests(&mut self) -> Taken {
-        while self.can_take_request() {
-            if self.conn.stage() == Stage::Done {
-                return Taken::All;
-            }
+    fn take_requests(&mut self) {
+        while self.can_take_request() && self.conn.stage() != Stage::Done {
             let (request, context) = match self.conn.request() {
                 Ok(Some(taken)) => taken,
                 Ok(None) => {
                     if self.is_read_closed {
                         self.conn.close_read();
                     }
-                    return Taken::All;
+                    return;
                 }
                 Err(error) => {
-                    self.reject(ResponseContext::NO_REQUEST, Reject::Parse(error));
-                    return Taken::All;
+                    return self.reject(ResponseContext::NO_REQUEST, Reject::Parse(error));
                 }
             };
-            let (service, peer) = (&self.guard.server.service, &self.peer);
+            let (service, peer) = (&self.server.service, &self.peer);
             let context = if peer.is_over_limit { context.closing() } else { context };
             match catch_unwind(AssertUnwindSafe(|| service.call(&request, peer))) {
                 Ok(reply) => self.enqueue(context, reply),
@@ -188,7 +172,6 @@ impl<S: Service> Connection<S> {
                 self.stop_reading();
             }
         }
-        Taken::Full
     }
 
     /// Writes the responses that are ready, in order. Returns true if there were any.
@@ -222,14 +205,14 @@ impl<S: Service> Connection<S> {
     /// Responds to a rejected request, after the responses that are still due, and closes.
     fn reject(&mut self, context: ResponseContext, reject: Reject) {
         self.stop_reading();
-        let response = self.guard.server.service.reject(reject, &self.peer);
+        let response = self.server.service.reject(reject, &self.peer);
         self.enqueue(context, MaybeReady::Ready(response));
     }
 
     /// Takes no more requests from a client that may go on sending them.
     fn stop_reading(&mut self) {
         self.conn.close_read();
-        self.close = Close::Lingering;
+        self.must_linger = true;
     }
 
     fn enqueue(&mut self, context: ResponseContext, reply: MaybeReady<S::Future>) {
@@ -248,13 +231,13 @@ impl<S: Service> Connection<S> {
     }
 
     fn respond(&mut self, context: ResponseContext, response: &Response) {
-        let server = &self.guard.server;
+        let server = &self.server;
         // At shutdown, requests that have been received get responses before one says `close`.
         let is_last = self.pending.is_empty() && self.conn.is_input_consumed();
         let mut keep_alive = KeepAlive::Keep;
         if is_last && server.shutdown.is_begun() {
             keep_alive = KeepAlive::Close;
-            self.close = Close::Lingering;
+            self.must_linger = true;
         }
         if !self.conn.has_buffers() {
             self.conn.attach(server.acquire_buffers());
@@ -292,11 +275,6 @@ impl<S: Service> Connection<S> {
         self.conn.stage() == Stage::Done && self.pending.is_empty()
     }
 
-    /// Bytes behind the last request may go on in the kernel's buffer.
-    fn close(&self) -> Close {
-        if self.conn.is_input_consumed() { self.close } else { Close::Lingering }
-    }
-
     /// Returns true if no byte that the client may still send would be taken.
     fn is_reading_done(&self) -> bool {
         self.is_read_closed || self.conn.stage() == Stage::Done
@@ -307,9 +285,13 @@ impl<S: Service> Connection<S> {
     }
 
     fn poll_receive(&mut self) -> Poll<io::Result<()>> {
-        let server = &self.guard.server;
+        let server = &self.server;
         let scratch = &mut **server.scratch.borrow_mut();
-        let bytes_max = if server.is_budget_low() { FREE_BYTES } else { READ_BYTES_MAX };
+        // If less than one read is left of the budget for slow clients, quick ones use bytes that
+        // are not charged.
+        let is_budget_low =
+            server.load.charged_bytes() + READ_BYTES_MAX > server.settings.buffer_bytes_max;
+        let bytes_max = if is_budget_low { FREE_BYTES } else { READ_BYTES_MAX };
         let scratch = scratch.get_mut(..bytes_max).unwrap_or_default();
         let count = ready!(self.socket.poll_read(scratch))?;
         self.is_read_closed = count == 0;
@@ -324,12 +306,16 @@ impl<S: Service> Connection<S> {
     /// is exhausted.
     fn release_memory(&mut self) -> bool {
         if let Some(buffers) = self.conn.detach_or_shrink() {
-            self.guard.server.release_buffers(buffers);
+            self.server.release_buffers(buffers);
         }
         if self.pending.is_empty() {
             self.pending = VecDeque::new();
         }
-        let pending_bytes: usize = self.pending.iter().map(PendingResponse::bytes).sum();
+        let bytes = |pending: &PendingResponse<_>| match &pending.reply {
+            MaybeReady::Ready(response) => PENDING_BYTES + response.body.len(),
+            MaybeReady::Pending(_) => PENDING_BYTES,
+        };
+        let pending_bytes: usize = self.pending.iter().map(bytes).sum();
         self.charge(self.conn.capacity() + pending_bytes)
     }
 
@@ -337,10 +323,10 @@ impl<S: Service> Connection<S> {
     /// are not charged then.
     fn charge(&mut self, bytes: usize) -> bool {
         let bytes = if bytes > FREE_BYTES { bytes } else { 0 };
-        let total = &self.guard.server.load.charged_bytes;
+        let total = &self.server.load.charged_bytes;
         if bytes > self.charged_bytes {
             let more = bytes - self.charged_bytes;
-            let max = self.guard.server.settings.buffer_bytes_max;
+            let max = self.server.settings.buffer_bytes_max;
             if total.fetch_add(more, Ordering::Relaxed) + more > max {
                 total.fetch_sub(more, Ordering::Relaxed);
                 return true;
@@ -352,87 +338,46 @@ impl<S: Service> Connection<S> {
         false
     }
 
-    /// Decides the next step when nothing can be done now.
-    fn wait(&mut self) -> Wait {
+    /// Waits for an event. `Ready` when there is no more time or memory for that: with a rejection,
+    /// or with `None` to close the connection.
+    fn poll_timeout(&mut self) -> Poll<Option<Reject>> {
         if self.release_memory() {
             if !self.conn.outgoing().is_empty() {
-                return Wait::Close;
+                return Poll::Ready(None);
             }
             self.pending.clear();
-            return Wait::Reject(Reject::Overloaded);
+            return Poll::Ready(Some(Reject::Overloaded));
         }
-        let server = &self.guard.server;
+        let server = &self.server;
         let settings = &server.settings;
         let stage = self.conn.stage();
         if std::mem::replace(&mut self.stage, stage) != stage {
             self.since = rt::now();
         }
-        let (deadline, step) = match stage {
-            _ if !self.conn.outgoing().is_empty() => {
-                (self.since + settings.write_timeout, Wait::Close)
-            }
+        let (timeout, reject) = match stage {
+            _ if !self.conn.outgoing().is_empty() => (settings.write_timeout, None),
             // The service makes its responses ready in time.
-            _ if !self.pending.is_empty() => return Wait::ForEvent,
+            _ if !self.pending.is_empty() => return Poll::Pending,
             Stage::Idle | Stage::Head | Stage::Body if self.peer.is_over_limit => {
-                (self.since + OVER_LIMIT_TIMEOUT, Wait::Reject(Reject::Crowded))
+                (OVER_LIMIT_TIMEOUT, Some(Reject::Crowded))
             }
-            Stage::Idle => match server.shutdown_seen() {
-                Some(seen) => (seen.max(self.since) + GRACE, Wait::Close),
-                None => (self.since + settings.idle_timeout, Wait::Close),
+            Stage::Idle => match server.shutdown.begun_at() {
+                Some(at) => (GRACE + at.saturating_duration_since(self.since), None),
+                None => (settings.idle_timeout, None),
             },
-            Stage::Head => (self.since + settings.head_timeout, Wait::Reject(Reject::Slow)),
-            Stage::Body => (self.since + settings.body_timeout, Wait::Reject(Reject::Slow)),
-            Stage::Done => return Wait::Close,
+            Stage::Head => (settings.head_timeout, Some(Reject::Slow)),
+            Stage::Body => (settings.body_timeout, Some(Reject::Slow)),
+            Stage::Done => return Poll::Ready(None),
         };
-        match rt::poll_deadline(deadline) {
-            Poll::Pending => Wait::ForEvent,
-            Poll::Ready(()) => step,
-        }
+        rt::poll_deadline(self.since + timeout).map(|()| reject)
     }
 
     /// Releases all memory that is buffered for this client.
     fn release_all(&mut self) {
         if let Some(buffers) = self.conn.detach() {
-            self.guard.server.release_buffers(buffers);
+            self.server.release_buffers(buffers);
         }
         self.charge(0);
-    }
-
-    /// Waits for the client to end its half of the connection; reads and drops what it sends.
-    fn poll_linger(&mut self, until: Instant) -> Poll<()> {
-        let scratch = &mut **self.guard.server.scratch.borrow_mut();
-        for _ in 0..READS_PER_TURN_MAX {
-            match self.socket.poll_read(scratch) {
-                Poll::Ready(Ok(1..)) => {}
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => return rt::poll_deadline(until),
-            }
-        }
-        rt::wake_next_turn();
-        rt::poll_deadline(until)
-    }
-}
-
-/// The clock is not read for a connection with a single request.
-fn is_turn_over(reads: usize) -> bool {
-    reads == READS_PER_TURN_MAX || reads > 1 && rt::now().elapsed() > TURN_MAX
-}
-
-impl<S: Service> Server<S> {
-    /// Returns true if less than one read is left of the budget for slow clients. Quick clients
-    /// then use bytes that are not charged.
-    fn is_budget_low(&self) -> bool {
-        self.load.charged_bytes() + READ_BYTES_MAX > self.settings.buffer_bytes_max
-    }
-}
-
-impl<F> PendingResponse<F> {
-    /// Bytes of memory, about.
-    fn bytes(&self) -> usize {
-        match &self.reply {
-            MaybeReady::Ready(response) => PENDING_BYTES + response.body.len(),
-            MaybeReady::Pending(_) => PENDING_BYTES,
-        }
     }
 }
 
@@ -446,21 +391,38 @@ impl<S: Service> Future for Connection<S> {
         let connection = self.get_mut();
         let until = match connection.linger_until {
             Some(until) => until,
-            None => match ready!(connection.poll_connection(cx)) {
-                Close::Now => return Poll::Ready(()),
-                Close::Lingering => {
-                    connection.release_all();
-                    rt::now() + LINGER
+            None => {
+                let is_complete = ready!(connection.poll_connection(cx)).is_ok();
+                // Bytes behind the last request may go on in the kernel's buffer.
+                let may_be_sending = connection.must_linger || !connection.conn.is_input_consumed();
+                if !is_complete || !may_be_sending {
+                    return Poll::Ready(());
                 }
-            },
+                connection.release_all();
+                rt::now() + LINGER
+            }
         };
         connection.linger_until = Some(until);
-        connection.poll_linger(until)
+        // Reads and drops what the client sends, until it ends its half of the connection.
+        let scratch = &mut **connection.server.scratch.borrow_mut();
+        match connection.socket.poll_read(scratch) {
+            Poll::Ready(Ok(1..)) => rt::wake_next_turn(),
+            Poll::Ready(_) => return Poll::Ready(()),
+            Poll::Pending => {}
+        }
+        rt::poll_deadline(until)
     }
 }
 
 impl<S: Service> Drop for Connection<S> {
     fn drop(&mut self) {
         self.release_all();
+        let server = &self.server;
+        if self.peer.is_over_limit {
+            server.over_limit.set(server.over_limit.get() - 1);
+        } else {
+            server.load.within_limit.fetch_sub(1, Ordering::Relaxed);
+        }
+        server.load.open.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
-use super::{ConnectionGuard, Event, GRACE, Server, Service};
+use super::{Event, GRACE, Server, Service};
 use crate::rt::{self, AsyncFd, Direction, Either};
 use crate::sys;
 
@@ -19,11 +19,11 @@ const BACKLOG: i32 = 4096;
 const OVER_LIMIT_MAX: usize = 16;
 /// The pause after an `accept` that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
 /// Opens a listener that all workers share. One listener for each worker (`SO_REUSEPORT`) was not
 /// faster, and the connections in a busy worker's queue would wait for it alone.
 pub fn listen(address: SocketAddr) -> io::Result<Arc<TcpListener>> {
-    let listener = sys::listen(&address, BACKLOG)?;
-    Ok(Arc::new(listener))
+    sys::listen(&address, BACKLOG).map(Arc::new)
 }
 
 /// Accepts until the shutdown, and a little longer; returns the end of the drain timeout.
@@ -32,7 +32,13 @@ pub(super) async fn accept_until_drained<S: Service>(
     listener: Arc<TcpListener>,
 ) -> Instant {
     let listener = AsyncFd::shared(listener);
-    let accept = || listener.io(Direction::In, |listener| sys::accept(listener));
+    let accept = || {
+        listener.io(Direction::In, |listener| {
+            let (stream, address) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok((stream, address))
+        })
+    };
     while let Either::First(accepted) = rt::select(accept(), server.shutdown.begun()).await {
         admit(server, accepted, &listener).await;
     }
@@ -53,11 +59,11 @@ pub(super) async fn accept_until_drained<S: Service>(
 /// Starts the task of an accepted connection. While too many are open beyond the limit, waits.
 async fn admit<S: Service>(
     server: &Rc<Server<S>>,
-    accepted: io::Result<TcpStream>,
+    accepted: io::Result<(TcpStream, SocketAddr)>,
     listener: &AsyncFd<Arc<TcpListener>>,
 ) {
-    let stream = match accepted {
-        Ok(stream) => stream,
+    let (stream, address) = match accepted {
+        Ok(accepted) => accepted,
         // The client has gone already.
         Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return,
         Err(error) => {
@@ -66,17 +72,17 @@ async fn admit<S: Service>(
             return rt::sleep_until(Instant::now() + ACCEPT_PAUSE).await;
         }
     };
-    let mut guard = ConnectionGuard::acquire(server);
+    let mut connection = Connection::new(server, stream, address);
     let max = server.settings.connections_max;
     // A low limit may mean few descriptors, and a connection beyond the limit needs one too.
     let over_limit_max = OVER_LIMIT_MAX.min(4 + max / 32);
-    while server.load.connections.load(Ordering::Relaxed) > max {
+    while server.load.within_limit.load(Ordering::Relaxed) > max {
         if server.over_limit.get() < over_limit_max || server.shutdown.is_begun() {
-            guard.mark_over_limit();
+            connection.mark_over_limit();
             break;
         }
         listener.suspend();
         rt::sleep_until(Instant::now() + ACCEPT_PAUSE).await;
     }
-    rt::spawn(Connection::new(stream, guard));
+    rt::spawn(connection);
 }

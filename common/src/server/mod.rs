@@ -6,13 +6,12 @@ mod connection;
 mod listener;
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::date::Clock;
@@ -33,6 +32,8 @@ const SPARE_BUFFER_BYTES_MAX: usize = 16 << 10;
 /// At shutdown, how long the listener stays for connections on their way, and a silent connection
 /// for a request on its way.
 const GRACE: Duration = Duration::from_millis(200);
+/// How often a worker that drains checks that all connections are gone.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
 
 /// Handles the requests of one worker's connections.
 pub trait Service: 'static {
@@ -79,33 +80,29 @@ impl Reject {
 
     /// The status of the response.
     pub fn status(self) -> Status {
-        match self {
-            Reject::Parse(error) => error.status(),
-            Reject::Slow => Status::RequestTimeout,
-            Reject::Crowded | Reject::Overloaded => Status::ServiceUnavailable,
-            Reject::Internal => Status::InternalServerError,
-        }
+        self.row().0
     }
 
     /// The value of the metric's label.
     pub fn label(self) -> &'static str {
-        match self {
-            Reject::Parse(error) => error.label(),
-            Reject::Slow => "slow",
-            Reject::Crowded => "crowded",
-            Reject::Overloaded => "overloaded",
-            Reject::Internal => "internal",
-        }
+        self.row().1
     }
 
     /// The message for people.
     pub fn phrase(self) -> &'static str {
+        self.row().2
+    }
+
+    fn row(self) -> (Status, &'static str, &'static str) {
+        let unavailable = Status::ServiceUnavailable;
         match self {
-            Reject::Parse(error) => error.phrase(),
-            Reject::Slow => "the request took too long to arrive",
-            Reject::Crowded => "too many connections",
-            Reject::Overloaded => "too many bytes buffered for slow clients",
-            Reject::Internal => "internal error",
+            Reject::Parse(error) => (error.status(), error.label(), error.phrase()),
+            Reject::Slow => (Status::RequestTimeout, "slow", "the request took too long to arrive"),
+            Reject::Crowded => (unavailable, "crowded", "too many connections"),
+            Reject::Overloaded => {
+                (unavailable, "overloaded", "too many bytes buffered for slow clients")
+            }
+            Reject::Internal => (Status::InternalServerError, "internal", "internal error"),
         }
     }
 }
@@ -115,8 +112,6 @@ impl Reject {
 pub enum Event {
     /// A connection was accepted.
     Opened,
-    /// An accepted connection is gone.
-    Closed,
     /// A connection was accepted beyond the limit.
     OverLimit,
     /// `accept` failed.
@@ -151,7 +146,7 @@ pub struct Settings {
     pub write_timeout: Duration,
     /// From the shutdown to the end.
     pub drain_timeout: Duration,
-    /// Look up peer addresses; each costs a system call.
+    /// Write peer addresses as text, which allocates.
     pub peer_addresses: bool,
     /// Header lines of every response, each ended by CRLF.
     pub common_lines: String,
@@ -162,19 +157,26 @@ pub struct Settings {
 /// Open connections and buffered bytes of all workers together.
 #[derive(Debug, Default)]
 pub struct Load {
-    connections: AtomicUsize,
+    open: AtomicUsize,
+    /// Those that count toward the limit.
+    within_limit: AtomicUsize,
     charged_bytes: AtomicUsize,
 }
 
 impl Load {
+    /// Open connections.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// Bytes buffered for slow clients, as far as they are charged.
     pub fn charged_bytes(&self) -> usize {
         self.charged_bytes.load(Ordering::Relaxed)
     }
 }
 
-/// Serves on this worker until the shutdown has begun and every connection is gone, or the drain
-/// timeout is over.
+/// Serves on this worker until the shutdown has begun and every connection is gone, those of other
+/// workers too, or the drain timeout is over.
 pub async fn serve<S: Service>(
     service: Rc<S>,
     listener: Arc<TcpListener>,
@@ -192,18 +194,17 @@ pub async fn serve<S: Service>(
         service,
         settings,
         shutdown,
-        shutdown_seen: Cell::new(None),
         load,
-        open: Cell::new(0),
         over_limit: Cell::new(0),
-        empty_waker: RefCell::new(None),
         scratch: RefCell::new(vec![0; READ_BYTES_MAX].into_boxed_slice()),
         spare_buffers: RefCell::default(),
         clock: Cell::new(clock),
         common: RefCell::new(common),
     });
     let deadline = listener::accept_until_drained(&server, listener).await;
-    rt::timeout_at(deadline, server.closed()).await;
+    while server.load.open() > 0 && rt::now() < deadline {
+        rt::sleep_until(rt::now() + DRAIN_POLL).await;
+    }
 }
 
 /// The state of one worker's connections.
@@ -211,12 +212,9 @@ struct Server<S> {
     service: Rc<S>,
     settings: Settings,
     shutdown: Shutdown,
-    shutdown_seen: Cell<Option<Instant>>,
     load: Arc<Load>,
-    /// Connections of this worker, and those of them beyond the limit.
-    open: Cell<usize>,
+    /// Connections of this worker beyond the limit.
     over_limit: Cell<usize>,
-    empty_waker: RefCell<Option<Waker>>,
     /// Bytes are read into this first, so that a silent connection needs no buffer.
     scratch: RefCell<Box<[u8]>>,
     #[allow(clippy::vec_box)] // they change hands in their boxes
@@ -235,14 +233,6 @@ impl<S: Service> Server<S> {
         self.common.borrow()
     }
 
-    /// When the shutdown was first seen on this worker.
-    fn shutdown_seen(&self) -> Option<Instant> {
-        if self.shutdown.is_begun() && self.shutdown_seen.get().is_none() {
-            self.shutdown_seen.set(Some(rt::now()));
-        }
-        self.shutdown_seen.get()
-    }
-
     fn acquire_buffers(&self) -> Box<Buffers> {
         self.spare_buffers.borrow_mut().pop().unwrap_or_default()
     }
@@ -251,61 +241,6 @@ impl<S: Service> Server<S> {
         let mut spare = self.spare_buffers.borrow_mut();
         if spare.len() < SPARE_BUFFERS_MAX && buffers.capacity() <= SPARE_BUFFER_BYTES_MAX {
             spare.push(buffers);
-        }
-    }
-
-    /// Waits until no connection is open.
-    async fn closed(&self) {
-        poll_fn(|cx| {
-            if self.open.get() == 0 {
-                return Poll::Ready(());
-            }
-            *self.empty_waker.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
-}
-
-/// Counts a connection as open until it is dropped.
-struct ConnectionGuard<S: Service> {
-    server: Rc<Server<S>>,
-    is_over_limit: bool,
-}
-
-impl<S: Service> ConnectionGuard<S> {
-    fn acquire(server: &Rc<Server<S>>) -> ConnectionGuard<S> {
-        server.load.connections.fetch_add(1, Ordering::Relaxed);
-        server.open.set(server.open.get() + 1);
-        server.service.on_event(Event::Opened);
-        ConnectionGuard { server: Rc::clone(server), is_over_limit: false }
-    }
-
-    /// No longer counts toward the limit: a connection that is being rejected must not take the
-    /// place of one that would be served.
-    fn mark_over_limit(&mut self) {
-        self.is_over_limit = true;
-        let server = &self.server;
-        server.load.connections.fetch_sub(1, Ordering::Relaxed);
-        server.over_limit.set(server.over_limit.get() + 1);
-        server.service.on_event(Event::OverLimit);
-    }
-}
-
-impl<S: Service> Drop for ConnectionGuard<S> {
-    fn drop(&mut self) {
-        let server = &self.server;
-        if self.is_over_limit {
-            server.over_limit.set(server.over_limit.get() - 1);
-        } else {
-            server.load.connections.fetch_sub(1, Ordering::Relaxed);
-        }
-        server.open.set(server.open.get() - 1);
-        server.service.on_event(Event::Closed);
-        if server.open.get() == 0
-            && let Some(waker) = server.empty_waker.take()
-        {
-            waker.wake();
         }
     }
 }

@@ -109,7 +109,6 @@ impl<H: Handler> Service for Router<H> {
         let metrics = &self.recorder.metrics;
         match event {
             Event::Opened => metrics.opened.add(1),
-            Event::Closed => metrics.closed.add(1),
             Event::OverLimit => metrics.over_limit.add(1),
             Event::AcceptFailed(error) => {
                 metrics.accept_failed.add(1);

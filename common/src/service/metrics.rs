@@ -22,7 +22,6 @@ pub(super) struct Metrics {
     pub(super) pending_started: Counter,
     pub(super) pending_ended: Counter,
     pub(super) opened: Counter,
-    pub(super) closed: Counter,
     pub(super) over_limit: Counter,
     pub(super) accept_failed: Counter,
 }
@@ -75,7 +74,7 @@ pub(super) const FAMILIES: &[Family<Shared>] = &[
         name: "http_connections_open",
         kind: Gauge,
         help: "Open connections of clients.",
-        write: |shared, page| page.value(shared.open_connections()),
+        write: |shared, page| page.value(shared.load.open() as u64),
     },
     Family {
         name: "http_connections_max",

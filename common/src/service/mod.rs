@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::ScopedJoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cli::{self, Command, Config};
 use crate::http::{Request, Response, Status};
@@ -38,8 +38,6 @@ pub use crate::server::MaybeReady;
 pub use limits::ProcessLimits;
 pub use settings::{limits, settings};
 
-/// How often a worker that has drained checks that the others have.
-const DRAIN_POLL: Duration = Duration::from_millis(5);
 /// How often the first worker checks that the next one has started; that one notifies it too.
 const START_POLL: Duration = Duration::from_millis(50);
 /// The stack of a worker. Nothing recurses.
@@ -161,10 +159,6 @@ impl Shared {
     /// A count of all workers.
     fn sum(&self, count: impl Fn(&Metrics) -> &Counter) -> u64 {
         self.metrics.iter().map(|metrics| count(metrics).get()).sum()
-    }
-
-    fn open_connections(&self) -> u64 {
-        self.sum(|it| &it.opened).saturating_sub(self.sum(|it| &it.closed))
     }
 
     /// `GET /traceback`: ends the process, so that its container is restarted.
@@ -299,7 +293,6 @@ fn run_workers<A: App, T: Future<Output = ()> + 'static>(
     let made = (0..workers).map(|_| Worker::new(&shared.shutdown));
     let made = made.collect::<io::Result<Vec<_>>>();
     let mut made = made.map_err(step("cannot open an epoll for each worker"))?.into_iter();
-    let serving = AtomicUsize::new(workers);
     // Boxed: the first worker's differ from those of the others.
     let work = |number: usize, worker: Worker, start: Box<dyn FnOnce()>| -> io::Result<()> {
         let recorder = Rc::new(Recorder::new(Arc::clone(shared), number));
@@ -311,11 +304,6 @@ fn run_workers<A: App, T: Future<Output = ()> + 'static>(
             rt::spawn(async { start() });
             let (load, shutdown) = (Arc::clone(&shared.load), shared.shutdown.clone());
             server::serve(router, Arc::clone(listener), settings.clone(), load, shutdown).await;
-            // The first worker handles signals until all have drained.
-            let deadline = Instant::now() + settings.drain_timeout;
-            while number == 0 && serving.load(Ordering::Relaxed) > 1 && rt::now() < deadline {
-                rt::sleep_until(rt::now() + DRAIN_POLL).await;
-            }
         });
         recorder.flush();
         served
@@ -323,7 +311,6 @@ fn run_workers<A: App, T: Future<Output = ()> + 'static>(
     // If one worker stops, all stop: a half-dead service must not look healthy.
     let work = |number, worker, start: Box<dyn FnOnce()>| {
         let served = catch_unwind(AssertUnwindSafe(|| work(number, worker, start)));
-        serving.fetch_sub(1, Ordering::Relaxed);
         shared.shutdown.begin();
         served.unwrap_or_else(|_| Err(io::Error::other("a worker panicked")))
     };
