@@ -97,9 +97,9 @@ impl Frontend {
         let (log, host) = (setup.log.clone(), target.host.clone());
         let resolver = Resolver::start(&target.host, move |is_failing| {
             if is_failing {
-                log.write("warn", &format!("look-ups of {host} fail or are late"));
+                log.write_event("warn", &format!("look-ups of {host} fail or are late"));
             } else {
-                log.write("info", &format!("look-ups of {host} succeed again"));
+                log.write_event("info", &format!("look-ups of {host} succeed again"));
             }
         });
         let resolver = resolver.map_err(|error| {

@@ -5,12 +5,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::decimal;
 use crate::http::Date;
 
-/// The wall clock, read at one instant and counted on from there, to save a call for each use.
+/// The date of one second, to save a call for each use.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    read_at: Instant,
     next_second: Instant,
-    unix_millis: u64,
     /// The date of this second.
     pub http_date: Date,
 }
@@ -20,22 +18,12 @@ impl Clock {
     pub fn at(now: Instant) -> Clock {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let left = Duration::from_nanos(1_000_000_000 - u64::from(unix.subsec_nanos()));
-        Clock {
-            read_at: now,
-            next_second: now + left,
-            unix_millis: unix.as_millis() as u64,
-            http_date: http_date(unix.as_secs()),
-        }
+        Clock { next_second: now + left, http_date: http_date(unix.as_secs()) }
     }
 
     /// Returns true if its second is over.
     pub fn is_over(&self, now: Instant) -> bool {
         now >= self.next_second
-    }
-
-    /// Milliseconds since 1970.
-    pub fn unix_millis(&self, at: Instant) -> u64 {
-        self.unix_millis + at.saturating_duration_since(self.read_at).as_millis() as u64
     }
 }
 

@@ -1,11 +1,13 @@
 //! The log: access-log lines and event lines, and the thread that writes them, so that no request
-//! waits for stdout. Clocks are left to the callers.
+//! waits for stdout.
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind, Write};
 use std::mem;
+use std::rc::Rc;
 use std::sync::{Arc, Barrier, Condvar, LockResult, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::date::rfc3339;
 use crate::decimal;
@@ -21,14 +23,30 @@ pub enum LogFormat {
     Off,
 }
 
-impl LogFormat {
-    /// Parses the value of `LOG_FORMAT`.
-    pub fn parse(name: &str) -> Option<Self> {
-        match name {
-            "text" => Some(Self::Text),
-            "json" => Some(Self::Json),
-            "off" => Some(Self::Off),
-            _ => None,
+/// The parts of a request that are logged.
+#[derive(Clone, Debug)]
+pub struct LoggedRequest<'a> {
+    /// The client's address, if it is known.
+    pub peer: Option<Rc<str>>,
+    /// As received; empty if it could not be read.
+    pub method: Cow<'a, [u8]>,
+    /// As received; empty if it could not be read.
+    pub path: Cow<'a, [u8]>,
+    /// As received; `None` if there was no such field.
+    pub user_agent: Option<Cow<'a, [u8]>>,
+}
+
+impl LoggedRequest<'_> {
+    /// Copies as much as a line shows.
+    pub fn into_owned(self) -> LoggedRequest<'static> {
+        let owned = |bytes: Cow<'_, [u8]>| {
+            Cow::Owned(bytes.get(..=FIELD_BYTES_MAX).unwrap_or(&bytes).to_vec())
+        };
+        LoggedRequest {
+            peer: self.peer,
+            method: owned(self.method),
+            path: owned(self.path),
+            user_agent: self.user_agent.map(owned),
         }
     }
 }
@@ -36,22 +54,14 @@ impl LogFormat {
 /// One request in the access log.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessLogLine<'a> {
-    /// When the response was made, in milliseconds since 1970.
-    pub unix_millis: u64,
-    /// The client's address, or `-`.
-    pub peer: &'a str,
-    /// As received; empty if it could not be read.
-    pub method: &'a [u8],
-    /// As received; empty if it could not be read.
-    pub path: &'a [u8],
+    /// The request.
+    pub request: &'a LoggedRequest<'a>,
     /// The status of the response.
     pub status: u16,
     /// The length of the body as sent.
     pub bytes: u64,
     /// From the arrival of the request to the response being made; sending it is not included.
     pub elapsed: Duration,
-    /// As received; `None` if there was no such field.
-    pub user_agent: Option<&'a [u8]>,
     /// The reason word of an error response.
     pub reason: Option<&'a str>,
 }
@@ -59,110 +69,147 @@ pub struct AccessLogLine<'a> {
 impl AccessLogLine<'_> {
     /// Appends the line. Its only line feed is its last byte.
     pub fn write(&self, format: LogFormat, out: &mut Vec<u8>) {
-        match format {
-            LogFormat::Text => self.write_text(out),
-            LogFormat::Json => self.write_json(out),
-            LogFormat::Off => {}
-        }
-    }
-
-    fn write_text(&self, out: &mut Vec<u8>) {
-        rfc3339(self.unix_millis, out);
-        for word in [self.peer.as_bytes(), self.method, self.path] {
-            out.push(b' ');
-            // An empty word would shift the fields after it.
-            escape_start(if word.is_empty() { b"-" } else { word }, WORD, out);
-        }
-        out.push(b' ');
-        decimal::write(u64::from(self.status), out);
-        out.push(b' ');
-        decimal::write(self.bytes, out);
-        out.push(b' ');
-        milliseconds(self.elapsed, out);
-        if let Some(user_agent) = self.user_agent {
-            out.extend_from_slice(b" \"");
-            escape_start(user_agent, QUOTED, out);
-            out.push(b'"');
-        } else {
-            out.extend_from_slice(b" -");
+        let mut line = Line::begin(format, out);
+        line.plain(", \"peer\": ", self.request.peer.as_deref().unwrap_or("-"));
+        line.word(", \"method\": ", &self.request.method);
+        line.word(", \"path\": ", &self.request.path);
+        decimal::write(u64::from(self.status), line.value(", \"status\": "));
+        decimal::write(self.bytes, line.value(", \"bytes\": "));
+        milliseconds(self.elapsed, line.value(", \"milliseconds\": "));
+        line.value(", \"user_agent\": ");
+        match &self.request.user_agent {
+            Some(user_agent) => line.quoted(user_agent),
+            None => line.out.extend_from_slice(if line.is_json { b"null" } else { b"-" }),
         }
         if let Some(reason) = self.reason {
-            out.push(b' ');
-            out.extend_from_slice(reason.as_bytes());
+            line.plain(", \"reason\": ", reason);
         }
-        out.push(b'\n');
-    }
-
-    fn write_json(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"time\": \"");
-        rfc3339(self.unix_millis, out);
-        out.extend_from_slice(b"\", \"peer\": \"");
-        escape_start(self.peer.as_bytes(), JSON, out);
-        out.extend_from_slice(b"\", \"method\": \"");
-        escape_start(self.method, JSON, out);
-        out.extend_from_slice(b"\", \"path\": \"");
-        escape_start(self.path, JSON, out);
-        out.extend_from_slice(b"\", \"status\": ");
-        decimal::write(u64::from(self.status), out);
-        out.extend_from_slice(b", \"bytes\": ");
-        decimal::write(self.bytes, out);
-        out.extend_from_slice(b", \"milliseconds\": ");
-        milliseconds(self.elapsed, out);
-        if let Some(user_agent) = self.user_agent {
-            out.extend_from_slice(b", \"user_agent\": \"");
-            escape_start(user_agent, JSON, out);
-            out.push(b'"');
-        } else {
-            out.extend_from_slice(b", \"user_agent\": null");
-        }
-        if let Some(reason) = self.reason {
-            out.extend_from_slice(b", \"reason\": \"");
-            out.extend_from_slice(reason.as_bytes());
-            out.push(b'"');
-        }
-        out.extend_from_slice(b"}\n");
+        line.end();
     }
 }
 
 /// Appends a line about the service. `LogFormat::Off` is for requests; such a line is text then.
-pub fn write_event(
-    format: LogFormat,
-    unix_millis: u64,
-    level: &str,
-    message: &str,
-    out: &mut Vec<u8>,
-) {
-    match format {
-        LogFormat::Text | LogFormat::Off => {
-            rfc3339(unix_millis, out);
-            out.push(b' ');
-            escape(level.as_bytes(), WORD, out);
-            out.push(b' ');
-            escape(message.as_bytes(), QUOTED, out);
-            out.push(b'\n');
-        }
-        LogFormat::Json => {
+pub fn write_event(format: LogFormat, level: &str, message: &str, out: &mut Vec<u8>) {
+    let mut line = Line::begin(format, out);
+    line.plain(", \"level\": ", level);
+    line.value(", \"message\": ");
+    line.json_quote();
+    line.escape(message.as_bytes(), b' ');
+    line.json_quote();
+    line.end();
+}
+
+/// A line that is being written: an object in JSON, or values with spaces between them.
+struct Line<'a> {
+    is_json: bool,
+    out: &'a mut Vec<u8>,
+}
+
+impl Line<'_> {
+    fn begin(format: LogFormat, out: &mut Vec<u8>) -> Line<'_> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let is_json = format == LogFormat::Json;
+        if is_json {
             out.extend_from_slice(b"{\"time\": \"");
-            rfc3339(unix_millis, out);
-            out.extend_from_slice(b"\", \"level\": \"");
-            escape(level.as_bytes(), JSON, out);
-            out.extend_from_slice(b"\", \"message\": \"");
-            escape(message.as_bytes(), JSON, out);
-            out.extend_from_slice(b"\"}\n");
         }
+        rfc3339(now.as_millis() as u64, out);
+        let mut line = Line { is_json, out };
+        line.json_quote();
+        line
+    }
+
+    fn json_quote(&mut self) {
+        if self.is_json {
+            self.out.push(b'"');
+        }
+    }
+
+    /// Begins a value, which in JSON has this key.
+    fn value(&mut self, key: &str) -> &mut Vec<u8> {
+        if self.is_json {
+            self.out.extend_from_slice(key.as_bytes());
+        } else {
+            self.out.push(b' ');
+        }
+        self.out
+    }
+
+    /// Appends a value that needs no escape.
+    fn plain(&mut self, key: &str, value: &str) {
+        self.value(key);
+        self.json_quote();
+        self.out.extend_from_slice(value.as_bytes());
+        self.json_quote();
+    }
+
+    /// Appends a value that has no spaces in text.
+    fn word(&mut self, key: &str, word: &[u8]) {
+        self.value(key);
+        match word {
+            _ if self.is_json => self.quoted(word),
+            // An empty word would shift the values after it.
+            b"" => self.out.push(b'-'),
+            _ => self.escape_start(word, b'!'),
+        }
+    }
+
+    fn quoted(&mut self, bytes: &[u8]) {
+        self.out.push(b'"');
+        self.escape_start(bytes, b' ');
+        self.out.push(b'"');
+    }
+
+    fn escape_start(&mut self, bytes: &[u8], first: u8) {
+        match bytes.get(..FIELD_BYTES_MAX) {
+            Some(start) if start.len() < bytes.len() => {
+                self.escape(start, first);
+                self.out.extend_from_slice(b"...");
+            }
+            _ => self.escape(bytes, first),
+        }
+    }
+
+    /// Appends bytes. Those that need no escape are from `first` to `~`, without quote and
+    /// backslash.
+    fn escape(&mut self, bytes: &[u8], first: u8) {
+        let plain = |byte: u8| byte >= first && byte <= b'~' && byte != b'"' && byte != b'\\';
+        if bytes.iter().all(|byte| plain(*byte)) {
+            return self.out.extend_from_slice(bytes);
+        }
+        let mark: &[u8] = if self.is_json { b"\\u00" } else { b"\\x" };
+        let hex = |four: u8| b"0123456789abcdef"[usize::from(four)];
+        for byte in bytes {
+            if plain(*byte) {
+                self.out.push(*byte);
+            } else {
+                self.out.extend_from_slice(mark);
+                self.out.extend_from_slice(&[hex(byte >> 4), hex(byte & 15)]);
+            }
+        }
+    }
+
+    fn end(self) {
+        if self.is_json {
+            self.out.push(b'}');
+        }
+        self.out.push(b'\n');
     }
 }
 
 /// A handle of the thread that writes log lines.
 #[derive(Clone, Debug)]
-pub struct LogWriter(Arc<LogQueue>);
+pub struct LogWriter {
+    queue: Arc<LogQueue>,
+    /// The format of its lines.
+    pub format: LogFormat,
+}
 
 impl LogWriter {
     /// Starts the thread, which lives as long as the process. The sink must not buffer: a file,
     /// not a `BufWriter`.
-    pub fn start(sink: impl Write + Send + 'static) -> io::Result<Self> {
-        let log = Self(Arc::default());
-        let queue = Arc::clone(&log.0);
+    pub fn start(sink: impl Write + Send + 'static, format: LogFormat) -> io::Result<Self> {
+        let log = Self { queue: Arc::default(), format };
+        let queue = Arc::clone(&log.queue);
         let running = Arc::new(Barrier::new(2));
         let is_running = Arc::clone(&running);
         thread::Builder::new().name("log".to_owned()).stack_size(STACK_BYTES).spawn(move || {
@@ -174,36 +221,46 @@ impl LogWriter {
         Ok(log)
     }
 
+    /// Queues a line about the service.
+    pub fn write_event(&self, level: &str, message: &str) {
+        let mut lines = Vec::new();
+        write_event(self.format, level, message, &mut lines);
+        self.append(&mut lines);
+    }
+
     /// Moves whole lines to the queue and leaves `lines` empty. If the queue is full, they are
     /// dropped and counted.
     pub fn append(&self, lines: &mut Vec<u8>) {
         if lines.is_empty() {
             return;
         }
-        let mut backlog = self.0.lock();
+        let mut backlog = self.queue.lock();
         if backlog.lines.len() + lines.len() > BACKLOG_BYTES_MAX {
             backlog.dropped_lines += count_lines(lines);
             lines.clear();
             return;
         }
+        // If there were lines, the thread is awake.
+        let is_asleep = backlog.lines.is_empty();
         backlog.accepted_bytes += lines.len() as u64;
         backlog.lines.append(lines);
-        let asleep = mem::take(&mut backlog.is_writer_asleep);
         drop(backlog);
-        if asleep {
-            self.0.work.notify_one();
+        if is_asleep {
+            self.queue.changed.notify_all();
         }
     }
 
     /// Waits until all queued lines are written or dropped; returns false if that takes longer than
     /// `timeout`.
     pub fn flush(&self, timeout: Duration) -> bool {
-        let mut backlog = self.0.lock();
+        let mut backlog = self.queue.lock();
         let wanted = backlog.accepted_bytes;
         backlog.flushes += 1;
-        self.0.work.notify_one();
-        let outcome =
-            self.0.settled.wait_timeout_while(backlog, timeout, |now| now.settled_bytes < wanted);
+        self.queue.changed.notify_all();
+        let outcome = self
+            .queue
+            .changed
+            .wait_timeout_while(backlog, timeout, |now| now.settled_bytes < wanted);
         let (mut backlog, _) = unpoisoned(outcome);
         backlog.flushes -= 1;
         backlog.settled_bytes >= wanted
@@ -211,7 +268,7 @@ impl LogWriter {
 
     /// Lines that were not written, or not to their end.
     pub fn dropped(&self) -> u64 {
-        self.0.lock().dropped_lines
+        self.queue.lock().dropped_lines
     }
 }
 
@@ -233,10 +290,8 @@ const STACK_BYTES: usize = 64 << 10;
 #[derive(Debug, Default)]
 struct LogQueue {
     backlog: Mutex<Backlog>,
-    /// Wakes the thread: there are lines, or a flush waits.
-    work: Condvar,
-    /// Wakes flushes.
-    settled: Condvar,
+    /// Wakes the thread if there are lines or a flush waits, and flushes after each write.
+    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -247,7 +302,6 @@ struct Backlog {
     settled_bytes: u64,
     dropped_lines: u64,
     flushes: usize,
-    is_writer_asleep: bool,
 }
 
 impl LogQueue {
@@ -260,13 +314,12 @@ impl LogQueue {
         let mut backlog = self.lock();
         loop {
             if backlog.lines.is_empty() {
-                free_if_large(&mut batch);
-                free_if_large(&mut backlog.lines);
-                backlog.is_writer_asleep = true;
-                let woken = self.work.wait_while(backlog, |now| now.lines.is_empty());
+                batch.shrink_to(IDLE_BYTES_MAX);
+                backlog.lines.shrink_to(IDLE_BYTES_MAX);
+                let woken = self.changed.wait_while(backlog, |now| now.lines.is_empty());
                 backlog = unpoisoned(woken);
             }
-            let gathered = self.work.wait_timeout_while(backlog, GATHER, |now| now.flushes == 0);
+            let gathered = self.changed.wait_timeout_while(backlog, GATHER, |now| now.flushes == 0);
             (backlog, _) = unpoisoned(gathered);
             mem::swap(&mut batch, &mut backlog.lines);
             drop(backlog);
@@ -277,9 +330,7 @@ impl LogQueue {
             backlog.settled_bytes += batch.len() as u64;
             backlog.dropped_lines += count_lines(unwritten);
             batch.clear();
-            if backlog.flushes > 0 {
-                self.settled.notify_all();
-            }
+            self.changed.notify_all();
         }
     }
 }
@@ -288,12 +339,11 @@ impl LogQueue {
 fn write_lines<'a>(sink: &mut impl Write, mut lines: &'a [u8]) -> &'a [u8] {
     while !lines.is_empty() {
         match sink.write(lines) {
-            Ok(0) => break,
-            Ok(written) => lines = &lines[written..],
+            Ok(written @ 1..) => lines = &lines[written..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // Stdout is shared: another process may have made it non-blocking for all.
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(GATHER),
-            Err(_) => break,
+            _ => break,
         }
     }
     lines
@@ -303,66 +353,13 @@ fn count_lines(lines: &[u8]) -> u64 {
     lines.iter().map(|byte| u64::from(*byte == b'\n')).sum()
 }
 
-fn free_if_large(buffer: &mut Vec<u8>) {
-    if buffer.capacity() > IDLE_BYTES_MAX {
-        *buffer = Vec::new();
-    }
-}
-
 /// No holder of the lock panics, so that poison never means a broken backlog.
 fn unpoisoned<T>(locked: LockResult<T>) -> T {
     locked.unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The bytes that need no escape are those from `first` to `~` without quote and backslash. An
-/// escape is `mark` and two hexadecimal digits.
-#[derive(Clone, Copy)]
-struct Alphabet {
-    first: u8,
-    mark: &'static [u8],
-}
-
-const WORD: Alphabet = Alphabet { first: b'!', mark: b"\\x" };
-
-const QUOTED: Alphabet = Alphabet { first: b' ', mark: b"\\x" };
-
-const JSON: Alphabet = Alphabet { first: b' ', mark: b"\\u00" };
-
 /// More than a usual path or browser name, and a line stays below 5 KB with all escaped.
 const FIELD_BYTES_MAX: usize = 256;
-
-/// The part of a field that a log line needs.
-pub fn loggable(bytes: &[u8]) -> &[u8] {
-    bytes.get(..=FIELD_BYTES_MAX).unwrap_or(bytes)
-}
-
-fn escape_start(bytes: &[u8], alphabet: Alphabet, out: &mut Vec<u8>) {
-    match bytes.get(..FIELD_BYTES_MAX) {
-        Some(start) if start.len() < bytes.len() => {
-            escape(start, alphabet, out);
-            out.extend_from_slice(b"...");
-        }
-        _ => escape(bytes, alphabet, out),
-    }
-}
-
-fn escape(bytes: &[u8], alphabet: Alphabet, out: &mut Vec<u8>) {
-    let plain = |byte: u8| byte >= alphabet.first && byte <= b'~' && byte != b'"' && byte != b'\\';
-    // Without an early end, so that the compiler compares many at once; `all` takes five times
-    // as long for a browser's name.
-    if bytes.iter().fold(true, |all, byte| all & plain(*byte)) {
-        return out.extend_from_slice(bytes);
-    }
-    let hex = |four: u8| b"0123456789abcdef"[usize::from(four)];
-    for byte in bytes {
-        if plain(*byte) {
-            out.push(*byte);
-        } else {
-            out.extend_from_slice(alphabet.mark);
-            out.extend_from_slice(&[hex(byte >> 4), hex(byte & 15)]);
-        }
-    }
-}
 
 fn milliseconds(elapsed: Duration, out: &mut Vec<u8>) {
     let whole = elapsed.as_secs().saturating_mul(1_000);
@@ -379,77 +376,96 @@ mod tests {
     use std::io::Read as _;
     use std::sync::mpsc::{self, Receiver, Sender};
 
-    const LINE: AccessLogLine<'_> = AccessLogLine {
-        unix_millis: 1_709_210_096_789,
-        peer: "[::1]:40000",
-        method: b"GET",
-        path: b"/",
-        status: 200,
-        bytes: 51,
-        elapsed: Duration::from_nanos(1_234_999),
-        user_agent: None,
-        reason: None,
-    };
+    /// The fields of a `LoggedRequest`, borrowed.
+    #[derive(Clone, Copy)]
+    struct Sent<'a>(Option<&'a str>, &'a [u8], &'a [u8], Option<&'a [u8]>);
 
-    fn written(line: &AccessLogLine<'_>, format: LogFormat) -> String {
-        let mut out = Vec::new();
-        line.write(format, &mut out);
-        String::from_utf8(out).unwrap()
+    const PEER: Option<&str> = Some("[::1]:40000");
+    const SENT: Sent<'_> = Sent(PEER, b"GET", b"/", None);
+
+    /// The time of each line.
+    const TIME: &str = "2024-02-29T12:34:56.789Z";
+
+    /// The line of a response with this status and length.
+    fn written(
+        Sent(peer, method, path, user_agent): Sent<'_>,
+        (status, bytes): (u16, u64),
+        elapsed: Duration,
+        reason: Option<&str>,
+        format: LogFormat,
+    ) -> String {
+        let request = LoggedRequest {
+            peer: peer.map(Rc::from),
+            method: method.into(),
+            path: path.into(),
+            user_agent: user_agent.map(Cow::from),
+        };
+        let write = |request: &LoggedRequest<'_>| {
+            let mut out = Vec::new();
+            AccessLogLine { request, status, bytes, elapsed, reason }.write(format, &mut out);
+            let start = if format == LogFormat::Json { "{\"time\": \"".len() } else { 0 };
+            out[start..start + TIME.len()].copy_from_slice(TIME.as_bytes());
+            String::from_utf8(out).unwrap()
+        };
+        let line = write(&request);
+        assert_eq!(write(&request.into_owned()), line);
+        line
     }
 
     #[test]
     fn writes_the_fields_of_a_line_in_order() {
         let long = "a".repeat(FIELD_BYTES_MAX + 1);
         let (fits, cut) = (&long[1..], format!("{}...", &long[1..]));
-        let unread =
-            AccessLogLine { peer: "-", method: b"", path: b"", status: 400, bytes: 0, ..LINE };
-        let odd = AccessLogLine {
-            path: b"/a b?\"\\\r\n\xc3\xa9\x7f",
-            bytes: u64::MAX,
-            elapsed: Duration::from_secs(3),
-            user_agent: Some(b"a \"b\"\t\0~"),
-            ..LINE
-        };
-        let large =
-            AccessLogLine { path: long.as_bytes(), user_agent: Some(fits.as_bytes()), ..LINE };
-        for (line, text, json) in [
+        let odd = Sent(PEER, b"GET", b"/a b?\"\\\r\n\xc3\xa9\x7f", Some(b"a \"b\"\t\0~"));
+        let large = Sent(PEER, b"GET", long.as_bytes(), Some(fits.as_bytes()));
+        let short = Duration::from_nanos(1_234_999);
+        for (sent, response, elapsed, reason, text, json) in [
             (
-                LINE,
+                SENT,
+                (200, 51),
+                short,
+                None,
                 r"[::1]:40000 GET / 200 51 1.234 -",
                 r#""peer": "[::1]:40000", "method": "GET", "path": "/", "status": 200, "bytes": 51, "milliseconds": 1.234, "user_agent": null"#,
             ),
             (
-                AccessLogLine { status: 502, reason: Some("REFUSED"), ..LINE },
+                SENT,
+                (502, 51),
+                short,
+                Some("REFUSED"),
                 r"[::1]:40000 GET / 502 51 1.234 - REFUSED",
                 r#""peer": "[::1]:40000", "method": "GET", "path": "/", "status": 502, "bytes": 51, "milliseconds": 1.234, "user_agent": null, "reason": "REFUSED""#,
             ),
             (
-                AccessLogLine {
-                    elapsed: Duration::from_micros(5),
-                    user_agent: Some(b""),
-                    ..unread
-                },
+                Sent(None, b"", b"", Some(b"")),
+                (400, 0),
+                Duration::from_micros(5),
+                None,
                 r#"- - - 400 0 0.005 """#,
                 r#""peer": "-", "method": "", "path": "", "status": 400, "bytes": 0, "milliseconds": 0.005, "user_agent": """#,
             ),
             (
                 odd,
+                (200, u64::MAX),
+                Duration::from_secs(3),
+                None,
                 r#"[::1]:40000 GET /a\x20b?\x22\x5c\x0d\x0a\xc3\xa9\x7f 200 18446744073709551615 3000.000 "a \x22b\x22\x09\x00~""#,
                 r#""peer": "[::1]:40000", "method": "GET", "path": "/a b?\u0022\u005c\u000d\u000a\u00c3\u00a9\u007f", "status": 200, "bytes": 18446744073709551615, "milliseconds": 3000.000, "user_agent": "a \u0022b\u0022\u0009\u0000~""#,
             ),
             (
                 large,
+                (200, 51),
+                short,
+                None,
                 &format!("[::1]:40000 GET {cut} 200 51 1.234 \"{fits}\""),
                 &format!(
                     r#""peer": "[::1]:40000", "method": "GET", "path": "{cut}", "status": 200, "bytes": 51, "milliseconds": 1.234, "user_agent": "{fits}""#
                 ),
             ),
         ] {
-            let time = "2024-02-29T12:34:56.789Z";
-            assert_eq!(written(&line, LogFormat::Text), format!("{time} {text}\n"));
-            let json = format!("{{\"time\": \"{time}\", {json}}}\n");
-            assert_eq!(written(&line, LogFormat::Json), json);
-            assert_eq!(written(&line, LogFormat::Off), "");
+            let line = |format| written(sent, response, elapsed, reason, format);
+            assert_eq!(line(LogFormat::Text), format!("{TIME} {text}\n"));
+            assert_eq!(line(LogFormat::Json), format!("{{\"time\": \"{TIME}\", {json}}}\n"));
         }
     }
 
@@ -457,15 +473,15 @@ mod tests {
     fn escapes_bytes_that_would_forge_a_line_or_a_field() {
         for byte in 0..=u8::MAX {
             let sent = [b'x', byte, b'y'];
-            let line =
-                AccessLogLine { method: &sent, path: &sent, user_agent: Some(&sent), ..LINE };
+            let sent = Sent(PEER, &sent, &sent, Some(&sent));
+            let line = |format| written(sent, (200, 51), Duration::ZERO, None, format);
             for (format, quotes) in [(LogFormat::Text, 2), (LogFormat::Json, 26)] {
-                let text = written(&line, format);
+                let text = line(format);
                 let body = text.strip_suffix('\n').unwrap();
                 assert!(body.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{byte}: {body}");
                 assert_eq!(body.matches('"').count(), quotes, "{byte}: {body}");
             }
-            let text = written(&line, LogFormat::Text);
+            let text = line(LogFormat::Text);
             let (words, _) = text.split_once('"').unwrap();
             assert_eq!(words.matches(' ').count(), 7, "{byte}: {text}");
         }
@@ -473,31 +489,21 @@ mod tests {
 
     #[test]
     fn writes_an_event_as_one_line() {
-        for (format, expected) in [
-            (LogFormat::Text, "1970-01-01T00:00:00.000Z error it\\x0afell: \\x22x\\x22\n"),
+        for (format, start, expected) in [
+            (LogFormat::Text, "", " error it\\x0afell: \\x22x\\x22\n"),
             (
                 LogFormat::Json,
-                "{\"time\": \"1970-01-01T00:00:00.000Z\", \"level\": \"error\", \
-                 \"message\": \"it\\u000afell: \\u0022x\\u0022\"}\n",
+                "{\"time\": \"",
+                "\", \"level\": \"error\", \"message\": \"it\\u000afell: \\u0022x\\u0022\"}\n",
             ),
-            (LogFormat::Off, "1970-01-01T00:00:00.000Z error it\\x0afell: \\x22x\\x22\n"),
+            (LogFormat::Off, "", " error it\\x0afell: \\x22x\\x22\n"),
         ] {
-            let mut out = Vec::new();
-            write_event(format, 0, "error", "it\nfell: \"x\"", &mut out);
-            assert_eq!(String::from_utf8(out).unwrap(), expected);
-        }
-    }
-
-    #[test]
-    fn parses_formats() {
-        for (name, format) in [
-            ("text", Some(LogFormat::Text)),
-            ("json", Some(LogFormat::Json)),
-            ("off", Some(LogFormat::Off)),
-            ("JSON", None),
-            ("", None),
-        ] {
-            assert_eq!(LogFormat::parse(name), format, "{name}");
+            let (log, writes, results) = scripted(format);
+            drop(results);
+            log.write_event("error", "it\nfell: \"x\"");
+            let line = String::from_utf8(writes.recv().unwrap()).unwrap();
+            let time = line.strip_prefix(start).and_then(|rest| rest.strip_suffix(expected));
+            assert_eq!(time.unwrap_or_else(|| panic!("{line}")).len(), 24, "{line}");
         }
     }
 
@@ -519,10 +525,10 @@ mod tests {
         }
     }
 
-    fn scripted() -> (LogWriter, Receiver<Vec<u8>>, Sender<io::Result<usize>>) {
+    fn scripted(format: LogFormat) -> (LogWriter, Receiver<Vec<u8>>, Sender<io::Result<usize>>) {
         let (writes, seen) = mpsc::channel();
         let (results_in, results) = mpsc::channel();
-        (LogWriter::start(ScriptedSink { writes, results }).unwrap(), seen, results_in)
+        (LogWriter::start(ScriptedSink { writes, results }, format).unwrap(), seen, results_in)
     }
 
     /// Only a failing test waits as long.
@@ -530,7 +536,7 @@ mod tests {
 
     #[test]
     fn a_stuck_sink_stalls_no_caller_and_drops_the_lines_beyond_the_limit() {
-        let (log, writes, results) = scripted();
+        let (log, writes, results) = scripted(LogFormat::Text);
         let mut lines = b"first\n".to_vec();
         log.append(&mut lines);
         assert_eq!(writes.recv().unwrap(), b"first\n");
@@ -560,7 +566,7 @@ mod tests {
 
     #[test]
     fn a_flush_of_nothing_returns_at_once() {
-        let (log, _writes, _results) = scripted();
+        let (log, _writes, _results) = scripted(LogFormat::Text);
         log.append(&mut Vec::new());
         assert!(log.flush(Duration::ZERO));
     }
@@ -581,7 +587,7 @@ mod tests {
             (vec![err(ErrorKind::WouldBlock), Ok(14)], vec![batch, batch], 0),
         ] {
             let case = format!("{script:?}");
-            let (log, writes, results) = scripted();
+            let (log, writes, results) = scripted(LogFormat::Text);
             for result in script {
                 results.send(result).unwrap();
             }
@@ -601,7 +607,7 @@ mod tests {
     #[test]
     fn survives_a_pipe_without_a_reader() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let log = LogWriter::start(writer).unwrap();
+        let log = LogWriter::start(writer, LogFormat::Text).unwrap();
         log.append(&mut b"read\n".to_vec());
         let mut read = [0; 5];
         reader.read_exact(&mut read).unwrap();
@@ -622,7 +628,7 @@ mod tests {
 
     #[test]
     fn writes_lines_of_many_threads_whole_and_in_order() {
-        let (log, writes, results) = scripted();
+        let (log, writes, results) = scripted(LogFormat::Text);
         drop(results);
         thread::scope(|scope| {
             for name in ["a", "b", "c", "d"] {
@@ -651,7 +657,7 @@ mod tests {
 
     #[test]
     fn an_idle_log_keeps_no_large_buffer() {
-        let (log, writes, results) = scripted();
+        let (log, writes, results) = scripted(LogFormat::Text);
         let large = vec![b'\n'; 100_000];
         log.append(&mut large.clone());
         writes.recv().unwrap();
@@ -660,7 +666,7 @@ mod tests {
         drop(results);
         assert!(log.flush(LONG));
         // The writer settles and sleeps without releasing the lock in between.
-        let backlog = log.0.lock();
-        assert!(backlog.is_writer_asleep && backlog.lines.capacity() <= IDLE_BYTES_MAX);
+        let backlog = log.queue.lock();
+        assert!(backlog.lines.capacity() <= IDLE_BYTES_MAX);
     }
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use common::log::{AccessLogLine, LogFormat, write_event};
+use common::log::{AccessLogLine, LogFormat, LoggedRequest, write_event};
 use libfuzzer_sys::fuzz_target;
 use tools::json::Value;
 
@@ -12,15 +12,17 @@ fuzz_target!(|bytes: &[u8]| {
     let Some(([method, path], rest)) = bytes.split_first_chunk() else { return };
     let (method, rest) = rest.split_at(usize::from(*method).min(rest.len()));
     let (path, rest) = rest.split_at(usize::from(*path).min(rest.len()));
+    let request = LoggedRequest {
+        peer: Some("127.0.0.1:5555".into()),
+        method: method.into(),
+        path: path.into(),
+        user_agent: (!rest.is_empty()).then_some(rest.into()),
+    };
     let line = AccessLogLine {
-        unix_millis: 784_111_777_000,
-        peer: "127.0.0.1:5555",
-        method,
-        path,
+        request: &request,
         status: 200,
         bytes: 40,
         elapsed: Duration::from_micros(70),
-        user_agent: (!rest.is_empty()).then_some(rest),
         reason: None,
     };
     let text = written(|out| line.write(LogFormat::Text, out));
@@ -37,8 +39,8 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(members.len(), 8, "{object}");
 
     if let Ok(message) = str::from_utf8(rest) {
-        written(|out| write_event(LogFormat::Text, 0, "info", message, out));
-        let object = written(|out| write_event(LogFormat::Json, 0, "info", message, out));
+        written(|out| write_event(LogFormat::Text, "info", message, out));
+        let object = written(|out| write_event(LogFormat::Json, "info", message, out));
         let Ok(Value::Object(members)) = Value::read(object.as_bytes()) else { panic!("{object}") };
         assert_eq!(members.len(), 3, "{object}");
     }

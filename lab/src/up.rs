@@ -17,7 +17,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use common::cli::Kind;
-use common::log::LogWriter;
+use common::log::{LogFormat, LogWriter};
 use common::rt::{self, Either, Shutdown, Signals};
 use common::sys::{self, SIGCHLD, SIGINT, SIGTERM};
 use tools::arguments::Arguments;
@@ -95,7 +95,7 @@ fn up(options: &Options) -> io::Result<u8> {
         backend,
         frontend,
         colours: Colours::of(&stdout),
-        log: LogWriter::start(stdout)?,
+        log: LogWriter::start(stdout, LogFormat::Text)?,
         shutdown: Shutdown::default(),
         kill_at: Cell::new(None),
         exit_code: Cell::new(0),

@@ -19,8 +19,7 @@ pub(super) struct Metrics {
     /// Of `GET /`.
     latency: Histogram,
     rejections: [Counter; ParseError::ALL.len() + Reject::OTHERS.len()],
-    pub(super) pending_started: Counter,
-    pub(super) pending_ended: Counter,
+    pub(super) pending: Counter,
     pub(super) opened: Counter,
     pub(super) over_limit: Counter,
     pub(super) accept_failed: Counter,
@@ -65,10 +64,7 @@ pub(super) const FAMILIES: &[Family<Shared>] = &[
         name: "http_requests_in_flight",
         kind: Gauge,
         help: "Requests that wait for their response.",
-        write: |shared, page| {
-            let started = shared.sum(|it| &it.pending_started);
-            page.value(started.saturating_sub(shared.sum(|it| &it.pending_ended)));
-        },
+        write: |shared, page| page.value(shared.sum(|it| &it.pending)),
     },
     Family {
         name: "http_connections_open",
@@ -184,20 +180,17 @@ pub(super) const FAMILIES: &[Family<Shared>] = &[
 
 fn write_responses(shared: &Shared, page: &mut Exposition) {
     // `increase()` sees a first failure only if its series was there before.
-    let is_expected = |route, status| {
-        route == Route::Root
-            && match status {
-                Status::Ok => true,
-                Status::BadGateway | Status::GatewayTimeout => shared.about.has_backend,
-                _ => false,
-            }
+    let is_expected = |status| match status {
+        Status::Ok => true,
+        Status::BadGateway | Status::GatewayTimeout => shared.about.has_backend,
+        _ => false,
     };
-    for (route, route_index) in Route::ALL.into_iter().zip(0..) {
+    for (route, label) in Route::ALL {
         for (status, status_index) in Status::ALL.iter().copied().zip(0..) {
-            let count = shared.sum(|it| &it.responses[route_index][status_index]);
-            if count > 0 || is_expected(route, status) {
+            let count = shared.sum(|it| &it.responses[route as usize][status_index]);
+            if count > 0 || route == Route::Root && is_expected(status) {
                 let code = status.code().to_string();
-                page.sample(&[("route", route.label()), ("status", &code)], count);
+                page.sample(&[("route", label), ("status", &code)], count);
             }
         }
     }

@@ -20,12 +20,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::ScopedJoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use crate::cli::{self, Command, Config};
 use crate::http::{Request, Response, Status};
 use crate::json;
-use crate::log::{self, LogFormat, LogWriter};
+use crate::log::{LogFormat, LogWriter};
 use crate::metrics::{Counter, Exposition};
 use crate::rt::{self, Shutdown, Worker};
 use crate::server::{self, Load, Peer};
@@ -87,7 +87,7 @@ pub struct Setup<'a> {
     /// The limits of the process.
     pub limits: ProcessLimits,
     /// The log.
-    pub log: EventLog,
+    pub log: LogWriter,
 }
 
 /// The response of a service that is ready.
@@ -103,41 +103,12 @@ pub fn error(status: Status, message: &str) -> Response {
     Response::json(status, body)
 }
 
-/// The log, for lines about the service.
-#[derive(Clone)]
-pub struct EventLog {
-    writer: LogWriter,
-    format: LogFormat,
-}
-
-impl EventLog {
-    /// Queues a line. Does not wait.
-    pub fn write(&self, level: &str, message: &str) {
-        let mut line = Vec::new();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        log::write_event(self.format, now.as_millis() as u64, level, message, &mut line);
-        self.writer.append(&mut line);
-    }
-
-    fn append(&self, lines: &mut Vec<u8>) {
-        self.writer.append(lines);
-    }
-
-    fn flush(&self, timeout: Duration) {
-        self.writer.flush(timeout);
-    }
-
-    fn dropped(&self) -> u64 {
-        self.writer.dropped()
-    }
-}
-
 /// The state of all workers.
 struct Shared {
     about: &'static About,
     metrics: Vec<Arc<Metrics>>,
     app_metrics: Box<dyn Fn(&mut Exposition) + Send + Sync>,
-    log: EventLog,
+    log: LogWriter,
     load: Arc<Load>,
     shutdown: Shutdown,
     is_draining: AtomicBool,
@@ -164,7 +135,8 @@ impl Shared {
     /// `GET /traceback`: ends the process, so that its container is restarted.
     fn crash(&self, peer: &Peer) -> ! {
         let peer = peer.address.as_deref().unwrap_or("a client");
-        self.log.write("error", &format!("GET /traceback from {peer}: ending with exit code 1"));
+        self.log
+            .write_event("error", &format!("GET /traceback from {peer}: ending with exit code 1"));
         self.log.flush(signals::FLUSH_TIMEOUT);
         std::process::exit(1);
     }
@@ -232,11 +204,13 @@ fn serve<A: App>(
     let listener = listen(config)?;
     let address = listener.local_addr().map_err(step("cannot read the address"))?;
     let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(step("cannot use stdout"))?;
-    let log = EventLog {
-        writer: LogWriter::start(File::from(stdout))
-            .map_err(step("cannot start the log thread"))?,
-        format: LogFormat::parse(config.text("LOG_FORMAT")).unwrap_or(LogFormat::Text),
+    let format = match config.text("LOG_FORMAT") {
+        "json" => LogFormat::Json,
+        "off" => LogFormat::Off,
+        _ => LogFormat::Text,
     };
+    let log = LogWriter::start(File::from(stdout), format);
+    let log = log.map_err(step("cannot start the log thread"))?;
     let limits = ProcessLimits::read(workers);
     let app = Arc::new(new(&Setup { config, workers, limits, log: log.clone() })?);
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname")
@@ -263,7 +237,7 @@ fn serve<A: App>(
     let started = move || {
         let pid = std::process::id();
         let role = if pid == 1 { " (process 1)" } else { "" };
-        log.write(
+        log.write_event(
             "info",
             &format!(
                 "{} {} listening on {address}, pid {pid}{role}, {workers} workers, at most {} \
@@ -274,7 +248,7 @@ fn serve<A: App>(
     };
     run_workers(&*app, &shared, &settings, &listener, signal_task, started)?;
     let pid = std::process::id();
-    shared.log.write("info", &format!("{} {} ended, pid {pid}", about.name, about.version));
+    shared.log.write_event("info", &format!("{} {} ended, pid {pid}", about.name, about.version));
     shared.log.flush(signals::FLUSH_TIMEOUT);
     Ok(())
 }
@@ -295,18 +269,15 @@ fn run_workers<A: App, T: Future<Output = ()> + 'static>(
     let mut made = made.map_err(step("cannot open an epoll for each worker"))?.into_iter();
     // Boxed: the first worker's differ from those of the others.
     let work = |number: usize, worker: Worker, start: Box<dyn FnOnce()>| -> io::Result<()> {
-        let recorder = Rc::new(Recorder::new(Arc::clone(shared), number));
-        let served = worker.run(async {
-            let router = Rc::new(Router::new(app.handler(number), Rc::clone(&recorder)));
-            rt::spawn(Rc::clone(&recorder).flush_each_turn());
+        worker.run(async {
+            let recorder = Rc::new(Recorder::new(Arc::clone(shared), number));
+            let router = Rc::new(Router { handler: app.handler(number), recorder });
             // A task of its own comes after what this one does until it waits: it then serves, and
             // allocates no more.
             rt::spawn(async { start() });
             let (load, shutdown) = (Arc::clone(&shared.load), shared.shutdown.clone());
             server::serve(router, Arc::clone(listener), settings.clone(), load, shutdown).await;
-        });
-        recorder.flush();
-        served
+        })
     };
     // If one worker stops, all stop: a half-dead service must not look healthy.
     let work = |number, worker, start: Box<dyn FnOnce()>| {
@@ -416,6 +387,6 @@ fn log_panics(shared: &Arc<Shared>) {
         PANICS.fetch_add(1, Ordering::Relaxed);
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("unnamed");
-        log.write("error", &format!("thread {name}: {panic}"));
+        log.write_event("error", &format!("thread {name}: {panic}"));
     }));
 }

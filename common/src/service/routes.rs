@@ -16,37 +16,21 @@ pub(super) enum Route {
 }
 
 impl Route {
-    pub(super) const ALL: [Route; 8] = [
-        Route::Root,
-        Route::Traceback,
-        Route::Healthz,
-        Route::Readyz,
-        Route::Version,
-        Route::Metrics,
-        Route::Ui,
-        Route::Other,
+    /// All routes and the values of the metrics' label. Paths that clients make up share one.
+    pub(super) const ALL: [(Route, &str); 8] = [
+        (Route::Root, "/"),
+        (Route::Traceback, "/traceback"),
+        (Route::Healthz, "/healthz"),
+        (Route::Readyz, "/readyz"),
+        (Route::Version, "/version"),
+        (Route::Metrics, "/metrics"),
+        (Route::Ui, "/ui"),
+        (Route::Other, "other"),
     ];
 
     pub(super) fn of(path: &[u8]) -> Route {
-        let is_path = |route: &&Route| route.label().as_bytes() == path;
-        match path {
-            b"/" => Route::Root,
-            _ => Route::ALL.iter().find(is_path).copied().unwrap_or(Route::Other),
-        }
-    }
-
-    /// The value of the metrics' label. Paths that clients make up share one.
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Route::Root => "/",
-            Route::Traceback => "/traceback",
-            Route::Healthz => "/healthz",
-            Route::Readyz => "/readyz",
-            Route::Version => "/version",
-            Route::Metrics => "/metrics",
-            Route::Ui => "/ui",
-            Route::Other => "other",
-        }
+        let found = Route::ALL.iter().find(|(_, label)| label.as_bytes() == path);
+        found.map_or(Route::Other, |(route, _)| *route)
     }
 
     /// Returns true if monitoring requests it: such requests are not logged, and are served
@@ -55,28 +39,18 @@ impl Route {
         matches!(self, Route::Healthz | Route::Readyz | Route::Metrics)
     }
 
-    /// The `Allow` line (RFC 9110 section 10.2.1).
-    fn allow(self) -> &'static str {
-        match self {
+    /// The response to `OPTIONS`, and to a method that the path does not have.
+    pub(super) fn method_not_allowed(self, method: Method<'_>) -> Response {
+        // RFC 9110 section 10.2.1.
+        let fields = match self {
             // A HEAD must not end the process.
             Route::Traceback => "Allow: GET, OPTIONS\r\n",
             _ => "Allow: GET, HEAD, OPTIONS\r\n",
-        }
-    }
-
-    /// The response to `OPTIONS`.
-    pub(super) fn options(self) -> Response {
-        Response { fields: self.allow(), ..Response::json(Status::NoContent, &b""[..]) }
-    }
-
-    /// The response to a method that the path does not have.
-    pub(super) fn method_not_allowed(self, method: Method<'_>) -> Response {
-        match method {
-            Method::Options => self.options(),
-            _ => Response {
-                fields: self.allow(),
-                ..super::error(Status::MethodNotAllowed, "method not allowed on this path")
-            },
-        }
+        };
+        let response = match method {
+            Method::Options => Response::json(Status::NoContent, &b""[..]),
+            _ => super::error(Status::MethodNotAllowed, "method not allowed on this path"),
+        };
+        Response { fields, ..response }
     }
 }

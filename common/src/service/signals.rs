@@ -39,7 +39,7 @@ pub(super) async fn handle(signalfd: OwnedFd, delay: Duration, shared: Arc<Share
             Some(at) => match rt::select(signals.next(), rt::sleep_until(at)).await {
                 Either::First(signal) => signal,
                 Either::Second(()) => {
-                    shared.log.write("info", "draining");
+                    shared.log.write_event("info", "draining");
                     shared.shutdown.begin();
                     continue;
                 }
@@ -58,18 +58,18 @@ pub(super) async fn handle(signalfd: OwnedFd, delay: Duration, shared: Arc<Share
             _ => continue,
         };
         if shared.is_draining() {
-            shared.log.write("info", &format!("{name} again: ending now"));
+            shared.log.write_event("info", &format!("{name} again: ending now"));
             shared.log.flush(FLUSH_TIMEOUT);
             std::process::exit(128 + signal);
         }
         shared.set_draining();
         if delay.is_zero() {
-            shared.log.write("info", &format!("{name}: draining"));
+            shared.log.write_event("info", &format!("{name}: draining"));
             shared.shutdown.begin();
         } else {
             let delay_ms = delay.as_millis();
             let message = format!("{name}: not ready; draining begins in {delay_ms} ms");
-            shared.log.write("info", &message);
+            shared.log.write_event("info", &message);
         }
         drain_at = Some(Instant::now() + delay);
     }
