@@ -90,7 +90,7 @@ impl Frontend {
             port: config.port("API_BACKEND_PORT"),
             timeout: Duration::from_millis(config.number("BACKEND_TIMEOUT_MS")),
             reuse: reuse(config),
-            connections_max: limits.backend_connections(config),
+            connections_max: limits.backend_connections(config.number("BACKEND_CONNECTIONS_MAX")),
             limits: service::limits(config),
             via: format!("{}-{:016x}", ABOUT.name, random()),
         };
@@ -105,7 +105,7 @@ impl Frontend {
         let resolver = resolver.map_err(|error| {
             std::io::Error::new(error.kind(), format!("cannot start the look-up thread: {error}"))
         })?;
-        let metrics = (0..setup.workers).map(|_| Arc::default()).collect();
+        let metrics = (0..limits.workers).map(|_| Arc::default()).collect();
         let has_ui = config.text("UI") == "on";
         Ok(Frontend { target, resolver, metrics, has_ui })
     }

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::cli::Config;
 use crate::sys;
 
 /// Descriptors for the log, the epolls and pipes of the workers, and connections beyond the limit.
@@ -42,14 +41,9 @@ impl ProcessLimits {
 
     /// Connections to the backend of one worker: at most a quarter of those that descriptors and
     /// memory allow, as each belongs to a client's, and the backend needs fewer.
-    pub fn backend_connections(self, config: &Config) -> usize {
-        let wanted = config.number("BACKEND_CONNECTIONS_MAX");
-        self.backend_share(wanted) as usize
-    }
-
-    fn backend_share(self, wanted_per_worker: u64) -> u64 {
+    pub fn backend_connections(self, wanted: u64) -> usize {
         let connections = self.free_descriptors().min(self.memory / MEMORY_PER_CONNECTION);
-        wanted_per_worker.min(connections / 4 / self.workers).max(1)
+        wanted.min(connections / 4 / self.workers).max(1) as usize
     }
 
     /// Connections of clients. Descriptors go to those of all workers to the backend too, and to a
@@ -193,9 +187,9 @@ mod tests {
             (limits(64, u64::MAX, 1), 8, 22),
             (limits(3, u64::MAX, 256), 1, 1),
         ] {
-            let found = limits.backend_share(1024);
+            let found = limits.backend_connections(1024);
             assert_eq!(found, backend, "{limits:?}");
-            let all = found * limits.workers;
+            let all = found as u64 * limits.workers;
             assert_eq!(limits.client_connections(10_000, all), clients, "{limits:?}");
         }
     }

@@ -11,14 +11,14 @@ mod signals;
 
 use std::fs::File;
 use std::future::Future;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -38,8 +38,6 @@ pub use crate::server::MaybeReady;
 pub use limits::ProcessLimits;
 pub use settings::{limits, settings};
 
-/// How often the first worker checks that the next one has started; that one notifies it too.
-const START_POLL: Duration = Duration::from_millis(50);
 /// The stack of a worker. Nothing recurses.
 const STACK_BYTES: usize = 256 << 10;
 /// Memory that must be left when a worker has started: the next one and the first requests need
@@ -82,8 +80,6 @@ pub trait Handler: 'static {
 pub struct Setup<'a> {
     /// The settings.
     pub config: &'a Config,
-    /// The number of workers.
-    pub workers: usize,
     /// The limits of the process.
     pub limits: ProcessLimits,
     /// The log.
@@ -121,10 +117,6 @@ struct Shared {
 impl Shared {
     fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
-    }
-
-    fn set_draining(&self) {
-        self.is_draining.store(true, Ordering::Relaxed);
     }
 
     /// A count of all workers.
@@ -212,7 +204,7 @@ fn serve<A: App>(
     let log = LogWriter::start(File::from(stdout), format);
     let log = log.map_err(step("cannot start the log thread"))?;
     let limits = ProcessLimits::read(workers);
-    let app = Arc::new(new(&Setup { config, workers, limits, log: log.clone() })?);
+    let app = Arc::new(new(&Setup { config, limits, log: log.clone() })?);
     let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "unknown".to_owned(), |name| name.trim_end().to_owned());
     let settings = server_settings(about, config, limits, &hostname);
@@ -232,44 +224,40 @@ fn serve<A: App>(
     });
     log_panics(&shared);
     let delay = Duration::from_millis(config.number("SHUTDOWN_DELAY_MS"));
-    let signal_task = |shared: &Arc<Shared>| signals::handle(signalfd, delay, Arc::clone(shared));
-    let (log, connections_max) = (shared.log.clone(), settings.connections_max);
-    let started = move || {
-        let pid = std::process::id();
-        let role = if pid == 1 { " (process 1)" } else { "" };
-        log.write_event(
-            "info",
-            &format!(
-                "{} {} listening on {address}, pid {pid}{role}, {workers} workers, at most {} \
-                 connections",
-                about.name, about.version, connections_max
-            ),
-        );
-    };
-    run_workers(&*app, &shared, &settings, &listener, signal_task, started)?;
     let pid = std::process::id();
+    let first = Arc::clone(&shared);
+    let started = move || {
+        let role = if pid == 1 { " (process 1)" } else { "" };
+        let message = format!(
+            "{} {} listening on {address}, pid {pid}{role}, {workers} workers, at most {} \
+             connections",
+            about.name, about.version, first.connections_max
+        );
+        rt::spawn(signals::handle(signalfd, delay, Arc::clone(&first)));
+        first.log.write_event("info", &message);
+    };
+    run_workers(&*app, &shared, &settings, &listener, started)?;
     shared.log.write_event("info", &format!("{} {} ended, pid {pid}", about.name, about.version));
     shared.log.flush(signals::FLUSH_TIMEOUT);
     Ok(())
 }
 
 /// Starts the workers; this thread is the first. Returns when all have ended. `started` is called
-/// when all serve.
-fn run_workers<A: App, T: Future<Output = ()> + 'static>(
+/// on the first when all serve.
+fn run_workers<A: App>(
     app: &A,
     shared: &Arc<Shared>,
     settings: &server::Settings,
     listener: &Arc<TcpListener>,
-    first_task: impl FnOnce(&Arc<Shared>) -> T,
     started: impl FnOnce() + 'static,
 ) -> io::Result<()> {
     let workers = shared.metrics.len();
     let made = (0..workers).map(|_| Worker::new(&shared.shutdown));
     let made = made.collect::<io::Result<Vec<_>>>();
     let mut made = made.map_err(step("cannot open an epoll for each worker"))?.into_iter();
-    // Boxed: the first worker's differ from those of the others.
-    let work = |number: usize, worker: Worker, start: Box<dyn FnOnce()>| -> io::Result<()> {
-        worker.run(async {
+    // Boxed: the first worker's differs from those of the others.
+    let work = |number: usize, worker: Worker, start: Box<dyn FnOnce()>| {
+        let serving = async {
             let recorder = Rc::new(Recorder::new(Arc::clone(shared), number));
             let router = Rc::new(Router { handler: app.handler(number), recorder });
             // A task of its own comes after what this one does until it waits: it then serves, and
@@ -277,49 +265,37 @@ fn run_workers<A: App, T: Future<Output = ()> + 'static>(
             rt::spawn(async { start() });
             let (load, shutdown) = (Arc::clone(&shared.load), shared.shutdown.clone());
             server::serve(router, Arc::clone(listener), settings.clone(), load, shutdown).await;
-        })
-    };
-    // If one worker stops, all stop: a half-dead service must not look healthy.
-    let work = |number, worker, start: Box<dyn FnOnce()>| {
-        let served = catch_unwind(AssertUnwindSafe(|| work(number, worker, start)));
+        };
+        let served = catch_unwind(AssertUnwindSafe(|| worker.run(serving)));
+        // If one worker stops, all stop: a half-dead service must not look healthy.
         shared.shutdown.begin();
         served.unwrap_or_else(|_| Err(io::Error::other("a worker panicked")))
     };
     let work = &work;
-    let (main_thread, ready) = (std::thread::current(), Arc::new(AtomicUsize::new(0)));
     std::thread::scope(|scope| {
         let first = made.next();
         let mut others = Vec::new();
         for (number, worker) in (1..).zip(made) {
-            let (main_thread, is_ready) = (main_thread.clone(), Arc::clone(&ready));
-            let thread = std::thread::Builder::new()
-                .name(format!("worker-{number}"))
-                .stack_size(STACK_BYTES);
-            let start = move || {
-                is_ready.fetch_add(1, Ordering::Release);
-                main_thread.unpark();
-            };
             let spawned = check_memory().and_then(|()| {
-                thread.spawn_scoped(scope, move || work(number, worker, Box::new(start)))
+                let (mut has_started, start) = io::pipe()?;
+                let start = Box::new(move || drop(start));
+                let thread = std::thread::Builder::new()
+                    .name(format!("worker-{number}"))
+                    .stack_size(STACK_BYTES)
+                    .spawn_scoped(scope, move || work(number, worker, start))?;
+                // One at a time: the check before the next one must see the memory that this one
+                // took. The pipe closes when it serves, or when its start has failed.
+                let _ = has_started.read(&mut [0]);
+                Ok(thread)
             });
             let failed = format!(
                 "cannot start worker {number} of {workers} (lower WORKERS, or raise the limits of \
                  memory and threads, as with --pids-limit)"
             );
             others.push(spawned.map_err(step(&failed)).inspect_err(|_| shared.shutdown.begin())?);
-            // One at a time: the check before the next one must see the memory that this one took.
-            // A worker whose start fails begins the shutdown.
-            while ready.load(Ordering::Acquire) < others.len() && !shared.shutdown.is_begun() {
-                std::thread::park_timeout(START_POLL);
-            }
         }
         check_memory().map_err(step("cannot start")).inspect_err(|_| shared.shutdown.begin())?;
-        let first_task = first_task(shared);
-        let start = Box::new(move || {
-            rt::spawn(first_task);
-            started();
-        });
-        let ours = first.map_or(Ok(()), |worker| work(0, worker, start));
+        let ours = first.map_or(Ok(()), |worker| work(0, worker, Box::new(started)));
         others.into_iter().flat_map(ScopedJoinHandle::join).fold(ours, Result::and)
     })
 }
@@ -359,7 +335,8 @@ fn server_settings(
 ) -> server::Settings {
     let duration = |variable| Duration::from_millis(config.number(variable));
     let backend = if about.has_backend {
-        process.workers * process.backend_connections(config) as u64
+        process.workers
+            * process.backend_connections(config.number("BACKEND_CONNECTIONS_MAX")) as u64
     } else {
         0
     };

@@ -2,10 +2,11 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use crate::rt::{self, Either, Signals};
+use crate::rt::{self, Signals};
 use crate::sys::{self, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 /// How long the last log lines may take on a stuck pipe.
@@ -32,20 +33,7 @@ pub(super) async fn handle(signalfd: OwnedFd, delay: Duration, shared: Arc<Share
     let signals = Signals::new(signalfd);
     // A program that this one replaced may have left children that have ended already.
     sys::reap_children();
-    let mut drain_at: Option<Instant> = None;
-    loop {
-        let signal = match drain_at.filter(|_| !shared.shutdown.is_begun()) {
-            None => signals.next().await,
-            Some(at) => match rt::select(signals.next(), rt::sleep_until(at)).await {
-                Either::First(signal) => signal,
-                Either::Second(()) => {
-                    shared.log.write_event("info", "draining");
-                    shared.shutdown.begin();
-                    continue;
-                }
-            },
-        };
-        let Ok(signal) = signal else { return };
+    while let Ok(signal) = signals.next().await {
         let name = match signal {
             SIGTERM => "SIGTERM",
             SIGINT => "SIGINT",
@@ -57,20 +45,24 @@ pub(super) async fn handle(signalfd: OwnedFd, delay: Duration, shared: Arc<Share
             }
             _ => continue,
         };
-        if shared.is_draining() {
+        if shared.is_draining.swap(true, Ordering::Relaxed) {
             shared.log.write_event("info", &format!("{name} again: ending now"));
             shared.log.flush(FLUSH_TIMEOUT);
             std::process::exit(128 + signal);
         }
-        shared.set_draining();
         if delay.is_zero() {
             shared.log.write_event("info", &format!("{name}: draining"));
             shared.shutdown.begin();
-        } else {
-            let delay_ms = delay.as_millis();
-            let message = format!("{name}: not ready; draining begins in {delay_ms} ms");
-            shared.log.write_event("info", &message);
+            continue;
         }
-        drain_at = Some(Instant::now() + delay);
+        let delay_ms = delay.as_millis();
+        let message = format!("{name}: not ready; draining begins in {delay_ms} ms");
+        shared.log.write_event("info", &message);
+        let (shared, drain_at) = (Arc::clone(&shared), Instant::now() + delay);
+        rt::spawn(async move {
+            rt::sleep_until(drain_at).await;
+            shared.log.write_event("info", "draining");
+            shared.shutdown.begin();
+        });
     }
 }
