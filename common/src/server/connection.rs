@@ -23,7 +23,7 @@ const PENDING_MAX: usize = 32;
 /// Unsent bytes after which no more is read from a client that does not take its responses.
 const OUTGOING_BYTES_MAX: usize = 16 << 10;
 /// A connection with more to do yields to the others after this many reads.
-const READS_PER_TURN_MAX: usize = 4;
+const READS_PER_TURN_MAX: usize = 2;
 /// How long a client may take to see a response that closes the connection while it still sends;
 /// after that it may see a reset instead (lingering close).
 const LINGER: Duration = Duration::from_secs(1);
