@@ -16,7 +16,7 @@ use common::http::{Limits, Request, Response, Status};
 use common::server::{self, Event, Load, MaybeReady, Peer, Reject, Service, Settings};
 use common::{rt, sys};
 use testing::client::{Client, get, unfinished};
-use testing::{WAIT_MAX, wait_until};
+use testing::{WAIT_MAX, wait_for, wait_until};
 
 /// Long enough for the server to be on time, short enough for a test to wait for.
 const SHORT: Duration = Duration::from_millis(60);
@@ -291,18 +291,16 @@ fn bytes_buffered_for_all_slow_clients_are_bounded() {
     let mut short: Vec<_> = (0..200).map(|_| begin(&start)).collect();
     let mut long: Vec<_> = (0..3).map(|_| begin(&long_start)).collect();
     // The one worker responds to this after it has read all of them.
-    assert_eq!(server.connect().request("/a").status, 200);
-    let response = (0..3).find_map(|_| {
-        let mut more = begin(&long_start);
-        if server.connect().request("/a").status == 200 && more.is_silent() {
-            long.push(more);
-            return None;
-        }
-        Some(more.response())
-    });
-    let response = response.expect("one too many");
+    let mut other = server.connect();
+    assert_eq!(other.request("/a").status, 200);
+    let mut more: Vec<_> = (0..3).map(|_| begin(&long_start)).collect();
+    let one_too_many =
+        wait_for("one too many", WAIT_MAX, || more.iter().position(|it| !it.is_silent()));
+    let response = more[one_too_many].response();
     assert_eq!(response.status, 503);
     assert!(response.is_last(), "{response:?}");
+    drop(more);
+    wait_until("the end of these", || server.closed() == 3);
     // Bytes of a short head are not charged, and earlier clients go on.
     for client in short.iter_mut().chain(&mut long) {
         client.send("\r\n\r\n");
