@@ -5,12 +5,11 @@
 //! `cargo test --test grade -- --ignored`
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, ChildStderr, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -514,10 +513,11 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The image that the deployments are built from, and the ports, for one test at a time.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+/// The engine, the ports, and the image that the deployments are built from: for one test at a time,
+/// of all processes that run tests of this checkout.
+fn turn() -> File {
+    let turn = File::create(Path::new(SCRATCH).join("turn")).expect("a file");
+    turn.lock().expect("a lock");
     let made = Command::new(Path::new(FIXTURES).join("bases")).status().expect("a script");
     assert!(made.success(), "{FIXTURES}/bases failed");
     turn
