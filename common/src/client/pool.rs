@@ -316,7 +316,7 @@ impl Pool {
             left = left.min(1);
         }
         if self.pipelining == Pipelining::On {
-            let live = self.pipelined.len() - self.count_owing(STALL, now);
+            let live = self.count_live(now);
             left = left.min(PIPELINED_CONNECTIONS.saturating_sub(live + connecting));
             let are_busy = self.count_owing(Duration::ZERO, now) == self.pipelined.len();
             wanted = wanted.max(usize::from(are_busy && connecting == 0));
@@ -448,7 +448,7 @@ impl Pool {
         waker: &Waker,
         now: Instant,
     ) -> Result<Option<Instant>, Error> {
-        let live = self.pipelined.len() - self.count_owing(STALL, now);
+        let is_crowded = self.count_live(now) > PIPELINED_CONNECTIONS;
         let Some(connection) = &mut self.connections[id] else { return Ok(None) };
         connection.waker.get_or_insert_with(|| waker.clone());
         let is_pipelined = connection.pipelining == Pipelining::On;
@@ -458,7 +458,7 @@ impl Pool {
             let next_look = connection.since + limit;
             return if next_look > now { Ok(Some(next_look)) } else { Err(Error::Timeout) };
         }
-        let is_surplus = is_pipelined && live > PIPELINED_CONNECTIONS;
+        let is_surplus = is_pipelined && is_crowded;
         let unused_at = connection.aged_at.max(connection.since + IDLE_MAX);
         if connection.phase == Phase::Retiring || now >= unused_at || is_surplus {
             return Ok(None);
@@ -537,6 +537,11 @@ impl Pool {
     pub(super) fn stats(&mut self) -> &Stats {
         self.counts.waiting = self.queue.len();
         &self.counts
+    }
+
+    /// The pipelined connections that count: those that have not stalled.
+    fn count_live(&self, now: Instant) -> usize {
+        self.pipelined.len() - self.count_owing(STALL, now)
     }
 
     /// The pipelined connections that have owed a response for this long.

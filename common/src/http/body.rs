@@ -124,15 +124,16 @@ impl Body {
         mut on_data: impl FnMut(&[u8]),
     ) -> Result<bool, ParseError> {
         loop {
+            if let Framing::Length(0) | Framing::Chunked(ChunkState::End) = self.framing {
+                return Ok(true);
+            }
+            let Some((&byte, rest)) = input.split_first() else { return Ok(false) };
             let data = match &mut self.framing {
-                Framing::Length(0) | Framing::Chunked(ChunkState::End) => return Ok(true),
-                _ if input.is_empty() => return Ok(false),
                 Framing::UntilClose => std::mem::take(input),
                 Framing::Length(left) | Framing::Chunked(ChunkState::Data(left @ 1..)) => {
                     take(input, left)
                 }
                 Framing::Chunked(state) => {
-                    let Some((&byte, rest)) = input.split_first() else { return Ok(false) };
                     *input = rest;
                     if state.is_overhead() {
                         let left = self.overhead_left.checked_sub(1);

@@ -243,8 +243,10 @@ impl ClientConn {
         let is_complete = line.body.decode(&mut input, |data| self.body.extend_from_slice(data))?;
         let (consumed, line) = (before - input.len(), *line);
         self.inbound.consume(consumed);
-        if !(is_complete || self.is_closed && line.body.ends_by_close()) {
-            return if self.is_closed { Err(ResponseError::Incomplete) } else { Ok(None) };
+        match (is_complete, self.is_closed) {
+            (false, false) => return Ok(None),
+            (false, true) if !line.body.ends_by_close() => return Err(ResponseError::Incomplete),
+            _ => {}
         }
         self.pending -= 1;
         (self.interim, self.empty_lines) = (0, 0);
